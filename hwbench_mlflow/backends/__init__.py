@@ -1,0 +1,1 @@
+"""One file a platform. Vendor SDKs are imported only inside their functions."""

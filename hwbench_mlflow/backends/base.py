@@ -1,0 +1,83 @@
+"""What a backend is, and how they are found.
+
+Owns the two protocols every platform implements and the lookup by entry point. Imports no vendor
+SDK: those are imported only inside the functions of the platform's own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from hwbench_mlflow.model import (
+    Availability,
+    Calibration,
+    Device,
+    ExecutionWitness,
+    Platform,
+    Precision,
+    SessionFacts,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hwbench_mlflow.workloads.base import LoadedModel
+
+    Tensors = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+class Session(Protocol):
+    """A model ready to run on one device. The runner owns clocks, loops and nonces."""
+
+    def stage(self, slots: Sequence[Tensors]) -> None:
+        """Put input sets on the device, each at its index. Replaces what was staged before."""
+        ...
+
+    def run(self, slot: int) -> object:
+        """One inference on the staged inputs of ``slot``; may be asynchronous."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when everything submitted has finished on the device."""
+        ...
+
+    def fetch(self, output: object) -> dict[str, np.ndarray[Any, Any]]:
+        """What :meth:`run` returned, as float32 host arrays by output name."""
+        ...
+
+    def facts(self) -> SessionFacts:
+        """The device that was granted, the precision that is in force, load and compile times."""
+        ...
+
+    def witness_begin(self) -> None:
+        """Called right before the timed window, for counters that are read as differences."""
+        ...
+
+    def witness_end(self, wall_ns: int, process_cpu_ns: int, run_delay_ns: int | None) -> ExecutionWitness:
+        """Called after the timed window with what the worker measured of itself; may run further
+        passes (a profiled one), which are not timed. Returns what was seen of where it ran."""
+        ...
+
+
+class Backend(Protocol):
+    """One platform. Stateless: made anew in each process, without arguments."""
+
+    platform: ClassVar[Platform]
+
+    def probe(self) -> Availability:
+        """Find out what is there, and execute an operation on each device. Expected absence is
+        returned, never raised."""
+        ...
+
+    def open(
+        self, device: Device, workload: Workload, model: LoadedModel, threads: int | None
+    ) -> AbstractContextManager[Session]:
+        """Put ``model`` on ``device`` (and nowhere else) at the workload's precision, or fail."""
+        ...
+
+    def calibrate(self, device: Device, precision: Precision, seconds: float) -> Calibration | None:
+        """Measure the device's peak by matrix products, independent of any model; None if it cannot."""
+        ...

@@ -1,0 +1,1 @@
+"""The DuckDB mirror of the tracking store. The only importer of duckdb."""

@@ -1,0 +1,43 @@
+"""What a workload module hands to a backend: a built model and its inputs.
+
+torch and transformers are imported only inside functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwbench_mlflow.model import ModelInfo, Workload
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in host memory, in eval mode, at fp32, not yet on any device.
+
+    ``module`` takes the named inputs as keyword arguments and returns a transformers ModelOutput;
+    ``output_names`` are the tensors of it that are compared (``last_hidden_state``, ``logits``).
+    ``workload`` is the request with every default resolved.
+    """
+
+    module: torch.nn.Module
+    workload: Workload
+    info: ModelInfo
+    input_spec: tuple[InputSpec, ...]
+    output_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One named input. ``shape`` includes the batch. ``kind``: ``token`` (integers in ``[low, high)``),
+    ``ones`` (an all-ones integer mask) or ``normal`` (float32 standard normal)."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    low: int = 0
+    high: int = 2
+
