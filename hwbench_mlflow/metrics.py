@@ -36,14 +36,11 @@ class MetricSpec:
 UNIT_IN_NAME: Mapping[str, str] = MappingProxyType(
     {
         "ms": "_ms",
-        "s": "_s",
         "items/s": "_items_per_s",
         "MB": "_mb",
         "J": "_j",
         "J/item": "_j_per_item",
         "W": "_w",
-        "MHz": "_mhz",
-        "°C": "_c",
         "GFLOP": "_flops",
         "GB": "_gb",
         "TFLOP/s": "_tflops",
@@ -108,7 +105,7 @@ METRICS: Mapping[str, MetricSpec] = _table(
         # The work and the device's peak: what makes a latency believable.
         _m("flops_per_item_g", "GFLOP", None, "Operations for one item, counted on meta tensors; a multiply-add is 2."),
         _m("bytes_per_item_gb", "GB", None, "Least memory traffic for one item: weights once, inputs and outputs."),
-        _m("achieved_tflops", "TFLOP/s", "higher", "Counted operations of one batch divided by its median time."),
+        _m("achieved_tflops", "TFLOP/s", "higher", "Counted operations over the timed windows' length."),
         _m("calibrated_tflops", "TFLOP/s", None, "Device's peak at this precision, by matrix products or datasheet."),
         _m("roofline_fraction", "fraction", "higher", "Achieved over calibrated peak; over 1 contradicts the result."),
         # Witnesses.
@@ -128,14 +125,6 @@ METRICS: Mapping[str, MetricSpec] = _table(
         _m("throttle_event_count", "count", "lower", "Throttling events the hardware reported.", of_run=False),
         _m("load_before", "load", None, "Load average (1 minute) before the first worker started.", of_run=False),
         _m("load_after", "load", None, "Load average (1 minute) after the last worker ended.", of_run=False),
-        # Series over the run, one step a sample.
-        _m("system_cpu_fraction", "fraction", None, "CPU use of the whole machine at a sample.", of_run=False),
-        _m("system_freq_mhz", "MHz", None, "CPU frequency at a sample.", of_run=False),
-        _m("worker_memory_mb", "MB", None, "Resident memory of the worker at a sample."),
-        _m("device_power_w", "W", None, "Power the device drew at a sample."),
-        _m("device_utilization_fraction", "fraction", None, "Use of the device at a sample, as its driver counts it."),
-        _m("device_temperature_c", "°C", None, "Temperature of the device at a sample.", of_run=False),
-        _m("device_clock_mhz", "MHz", None, "Clock of the device's compute units at a sample.", of_run=False),
     )
 )
 """Every MLflow metric name that hwbench writes, by name."""

@@ -1,0 +1,256 @@
+"""From a run's files and its index to a verdict, by whoever reads them.
+
+Owns the names of the files, how they are bound to each other and to a run, and :func:`judge`, which
+is the only way anything in hwbench learns whether a number is real. Knows no tracking store: it is
+given bytes and what the run says of itself. Imports no mlflow, no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hwbench_mlflow.attest import (
+    BINDING_PREDICATE,
+    RESULT_PREDICATE,
+    Keyring,
+    SignatureCheck,
+    SigningKey,
+    check,
+    make_statement,
+    sign,
+)
+from hwbench_mlflow.codec import decode_result, decode_samples, encode, sha256
+from hwbench_mlflow.errors import CorruptEvidence
+from hwbench_mlflow.index import OPTIONAL_TAGS, VERDICT_TAG, ResultIndex, index_of
+from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.model import BenchmarkResult, Finding, SampleSet, Verdict, VerdictState
+from hwbench_mlflow.verdict import CONTRADICTED, UNVERIFIED, combine, judge_result
+
+FOLDER = "hwbench"
+RESULT_FILE = "result.json"
+SAMPLES_FILE = "samples.json"
+ATTESTATION_FILE = "attestation.dsse.json"
+BINDING_FILE = "binding.dsse.json"
+FAILURE_FILE = "failure.json"
+DEVICES_FILE = "devices.json"
+EVIDENCE_FILES = (RESULT_FILE, SAMPLES_FILE, ATTESTATION_FILE, BINDING_FILE)
+SIGNED_FILES = (RESULT_FILE, SAMPLES_FILE)
+
+DIGEST_PARAM = "hwbench.result_sha256"
+RESULT_ID_PARAM = "hwbench.result_id"
+
+KEY_RULE = "key"
+"""Findings about whom we trust, apart from what the evidence says: they change with the keyring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIndex:
+    """What a tracking store says of one run. ``metrics`` holds every point ever logged, in any order."""
+
+    run_id: str
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A verdict and what it rests on. ``result`` and ``samples`` are None where they cannot be read."""
+
+    verdict: Verdict
+    result: BenchmarkResult | None = None
+    samples: SampleSet | None = None
+    signature: SignatureCheck | None = None
+
+
+@dataclass(slots=True)
+class _Case:
+    """What one judgement gathers."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, rule: str, effect: VerdictState, reason: str) -> None:
+        self.findings.append(Finding(rule=rule, effect=effect, reason=reason))
+
+
+def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring) -> Judgement:
+    """The verdict of a run's evidence, recomputed from its bytes.
+
+    ``artifacts`` holds the run's files under ``hwbench/`` by file name; ``run`` is what the store says
+    of it, or None for a result that is in no store yet (a file made by ``--out``). Never raises for bad
+    evidence: that is a verdict too.
+    """
+    case = _Case()
+    result = samples = signature = None
+    if RESULT_FILE not in artifacts:
+        case.add("files", UNVERIFIED, f"{FOLDER}/{RESULT_FILE} is missing")
+    else:
+        result, samples = _decoded(case, artifacts)
+        signature = _signed(case, artifacts, keyring, result)
+    if result is not None and samples is not None:
+        case.findings.extend(judge_result(result, samples).findings)
+    if run is not None:
+        _bound(case, artifacts, run, keyring)
+        if result is not None:
+            _indexed(case, run, result, sha256(artifacts[RESULT_FILE]))
+    return Judgement(verdict=combine(case.findings), result=result, samples=samples, signature=signature)
+
+
+def _decoded(case: _Case, artifacts: Mapping[str, bytes]) -> tuple[BenchmarkResult | None, SampleSet | None]:
+    try:
+        result = decode_result(artifacts[RESULT_FILE])
+    except CorruptEvidence as error:
+        case.add("files", UNVERIFIED, f"{RESULT_FILE}: {error}")
+        return None, None
+    raw = artifacts.get(SAMPLES_FILE)
+    if raw is None:
+        case.add("files", UNVERIFIED, f"{FOLDER}/{SAMPLES_FILE} is missing")
+        return result, None
+    if sha256(raw) != result.samples_sha256:
+        case.add("digests", CONTRADICTED, f"{SAMPLES_FILE} is not the file that {RESULT_FILE} was made from")
+    try:
+        return result, decode_samples(raw)
+    except CorruptEvidence as error:
+        case.add("files", UNVERIFIED, f"{SAMPLES_FILE}: {error}")
+        return result, None
+
+
+def _signed(
+    case: _Case, artifacts: Mapping[str, bytes], keyring: Keyring, result: BenchmarkResult | None
+) -> SignatureCheck | None:
+    envelope = artifacts.get(ATTESTATION_FILE)
+    if envelope is None:
+        case.add("signature", UNVERIFIED, "it is not signed")
+        return None
+    found = check(envelope, keyring)
+    _trusted(case, found, "the result")
+    if found.statement is None:
+        return found
+    if found.statement.predicate_type != RESULT_PREDICATE:
+        case.add("signature", CONTRADICTED, "what was signed is not a benchmark result")
+    signed = {name: sha256(artifacts[name]) for name in SIGNED_FILES if name in artifacts}
+    if dict(found.statement.subjects) != signed:
+        case.add("signature", CONTRADICTED, "what was signed are not these files")
+    elif result is not None and found.statement.predicate.get("result_id") != result.result_id:
+        case.add("signature", CONTRADICTED, "what was signed is another result")
+    return found
+
+
+def _bound(case: _Case, artifacts: Mapping[str, bytes], run: RunIndex, keyring: Keyring) -> None:
+    if run.status != "FINISHED":
+        case.add("run", UNVERIFIED, f"the run is {run.status}, not FINISHED")
+    if RESULT_FILE not in artifacts:
+        return
+    digest, param = sha256(artifacts[RESULT_FILE]), run.params.get(DIGEST_PARAM)
+    if param is None:
+        case.add("binding", UNVERIFIED, f"the run has no param {DIGEST_PARAM}")
+    elif param != digest:
+        case.add(
+            "binding", CONTRADICTED, f"{RESULT_FILE} is not the one this run was logged with (param {DIGEST_PARAM})"
+        )
+    envelope = artifacts.get(BINDING_FILE)
+    if envelope is None:
+        case.add("binding", UNVERIFIED, "nothing signed says that the result belongs to this run")
+        return
+    found = check(envelope, keyring)
+    _trusted(case, found, "the binding to this run")
+    if found.statement is None:
+        return
+    if found.statement.predicate_type != BINDING_PREDICATE:
+        case.add("binding", CONTRADICTED, "what was signed is not a binding to a run")
+    elif found.statement.predicate.get("run_id") != run.run_id:
+        case.add("binding", CONTRADICTED, "the evidence belongs to another run: it was copied here")
+    elif dict(found.statement.subjects) != {RESULT_FILE: digest}:
+        case.add("binding", CONTRADICTED, "the binding is of another result")
+
+
+def _trusted(case: _Case, found: SignatureCheck, what: str) -> None:
+    if found.state == "trusted":
+        return
+    if found.state == "invalid":
+        case.add("signature", CONTRADICTED, f"{what}: {found.reason}")
+    else:
+        case.add(KEY_RULE, UNVERIFIED, f"{what}: {found.reason}")
+
+
+def _indexed(case: _Case, run: RunIndex, result: BenchmarkResult, digest: str) -> None:
+    """The run's params, metrics and tags against those that the result makes."""
+    trustless = combine(f for f in case.findings if f.rule != KEY_RULE)
+    expected = index_of(result, digest, trustless)
+    for effect, reason in (
+        *_strings("param", expected.params, run.params, frozenset(run.params)),
+        *_tags(expected, run.tags, trustless.state),
+        *_points(expected, run.metrics),
+    ):
+        case.add("index", effect, reason)
+
+
+def _strings(
+    what: str, expected: Mapping[str, str], found: Mapping[str, str], ours: frozenset[str]
+) -> Iterator[tuple[VerdictState, str]]:
+    for name, value in expected.items():
+        if name not in found:
+            yield UNVERIFIED, f"{what} {name} is missing"
+        elif found[name] != value:
+            yield CONTRADICTED, f"{what} {name} says {found[name][:80]!r}, the evidence {value[:80]!r}"
+    for name in sorted(ours - expected.keys()):
+        if name in found and name.startswith("hwbench."):
+            yield CONTRADICTED, f"{what} {name} says {found[name][:80]!r}, the evidence nothing of it"
+
+
+def _tags(
+    expected: ResultIndex, found: Mapping[str, str], trustless: VerdictState
+) -> Iterator[tuple[VerdictState, str]]:
+    tags = {name: value for name, value in expected.tags.items() if name != VERDICT_TAG}
+    yield from _strings("tag", tags, found, OPTIONAL_TAGS)
+    if "simulation_reason" in found and "simulation_reason" not in tags:
+        yield CONTRADICTED, "tag simulation_reason is set on a result that is not simulated"
+    said = found.get(VERDICT_TAG)
+    if said is None:
+        yield UNVERIFIED, f"tag {VERDICT_TAG} is missing"
+    elif said not in {str(trustless), str(UNVERIFIED)}:
+        # A result that was logged unverified, because its key was not trusted then, may say so for ever.
+        yield CONTRADICTED, f"tag {VERDICT_TAG} says {said[:80]!r}, the evidence {str(trustless)!r}"
+
+
+def _points(expected: ResultIndex, found: Mapping[str, Sequence[float]]) -> Iterator[tuple[VerdictState, str]]:
+    for name, value in expected.metrics.items():
+        points = found.get(name, ())
+        if not points:
+            yield UNVERIFIED, f"metric {name} is missing"
+        elif any(point != value for point in points):
+            yield (
+                CONTRADICTED,
+                f"metric {name} was logged as {', '.join(f'{p:g}' for p in points[:3])}; the evidence says {value:g}",
+            )
+        elif len(points) > 1:
+            yield CONTRADICTED, f"metric {name} was logged {len(points)} times"
+    for name in sorted(METRICS.keys() & found.keys() - expected.metrics.keys()):
+        yield CONTRADICTED, f"metric {name} was logged; the evidence holds no such value"
+
+
+def seal(result: BenchmarkResult, samples: SampleSet, key: SigningKey) -> dict[str, bytes]:
+    """The evidence files of a result, signed: file name -> bytes."""
+    files = {RESULT_FILE: encode(result), SAMPLES_FILE: encode(samples)}
+    statement = make_statement(
+        {name: sha256(data) for name, data in files.items()},
+        RESULT_PREDICATE,
+        {
+            "result_id": result.result_id,
+            "hwbench_version": result.hwbench_version,
+            "created_at": result.finished_at,
+        },
+    )
+    return {**files, ATTESTATION_FILE: sign(statement, key)}
+
+
+def bind(files: Mapping[str, bytes], result_id: str, run_id: str, bound_at: str, key: SigningKey) -> bytes:
+    """A signed statement that this result was placed in that MLflow run: ``binding.dsse.json``."""
+    statement = make_statement(
+        {RESULT_FILE: sha256(files[RESULT_FILE])},
+        BINDING_PREDICATE,
+        {"result_id": result_id, "run_id": run_id, "bound_at": bound_at},
+    )
+    return sign(statement, key)

@@ -1,0 +1,422 @@
+"""The worker: a fresh process that opens one session and times it.
+
+Owns the timed loop, warm-up, the challenge's answers and the scaling probe. Everything it says is a
+claim until the parent (:mod:`.runner`) bounds it. Started as ``python -m hwbench_mlflow.worker``; not
+for people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter_ns, process_time_ns
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import msgspec
+
+from hwbench_mlflow import protocol
+from hwbench_mlflow.backends.lookup import load as load_backend
+from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, HwbenchError, UsageError
+from hwbench_mlflow.host import thread_run_delay_ns
+from hwbench_mlflow.model import (
+    Availability,
+    CompileMode,
+    Device,
+    FailureCategory,
+    Precision,
+    RunRequest,
+    ScalingPoint,
+    Scenario,
+    Workload,
+)
+from hwbench_mlflow.stats import is_flat, median
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.backends.base import Backend, Session
+    from hwbench_mlflow.workloads.base import InputSpec, LoadedModel
+
+WARMUP_BLOCKS_MIN = 3
+OFFLINE_SAMPLE_NS = 50_000_000
+"""An offline sample is a block of inferences at least this long, so that the one synchronisation at its
+end is lost in it."""
+
+SCALING_FACTORS = (1, 4, 16, 64)
+SCALING_ENOUGH = 1.5
+SCALING_SAMPLES = 5
+SCALING_SECONDS = 20.0
+"""The probe stops at the first batch that shows growth; larger ones are for devices that small batches
+leave idle. It stops as well when the next batch would take longer than this."""
+
+CommandT = TypeVar("CommandT")
+
+
+class Channel:
+    """The private line to the parent."""
+
+    def __init__(self, commands: BinaryIO, events: BinaryIO) -> None:
+        self._commands = commands
+        self._events = events
+
+    def say(self, event: protocol.Event) -> None:
+        self._events.write(protocol.write(event))
+        self._events.flush()
+
+    def expect(self, kind: type[CommandT]) -> CommandT:
+        """The next command, which has to be of that kind. A parent that went away ends the worker."""
+        line = self._commands.readline()
+        if not line:
+            raise SystemExit(1)
+        command = protocol.read_command(line)
+        if not isinstance(command, kind):
+            raise UsageError(f"the parent said {type(command).__name__}, not {kind.__name__}")
+        return command
+
+
+def main() -> int:
+    """Serve one order and leave."""
+    _die_with_parent()
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    channel = Channel(sys.stdin.buffer, events)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 1
+    try:
+        order = protocol.read_command(line)
+        if isinstance(order, protocol.Measure):
+            _measure(order, channel)
+        elif isinstance(order, protocol.Reference):
+            _refer(order, channel)
+        else:
+            raise UsageError(f"a worker's first order cannot be {type(order).__name__}")
+    except HardwareUnavailable as error:
+        channel.say(_failed(FailureCategory(error.availability.status.lower()), error))
+        return 1
+    except BenchmarkFailed as error:
+        channel.say(_failed(error.category, error))
+        return 1
+    except HwbenchError as error:
+        channel.say(_failed(FailureCategory.USAGE, error))
+        return 1
+    except MemoryError as error:
+        channel.say(_failed(FailureCategory.OUT_OF_MEMORY, HwbenchError(f"out of memory: {error}")))
+        return 1
+    return 0
+
+
+def _failed(category: FailureCategory, error: HwbenchError) -> protocol.Failed:
+    return protocol.Failed(category=category, message=str(error.args[0]), remedy=error.remedy)
+
+
+def _measure(order: protocol.Measure, channel: Channel) -> None:
+    """Probe, load, warm up, time, answer the challenge, scale."""
+    backend = load_backend(order.request.backend)
+    import_ns = _import_libraries()
+    found = backend.probe()
+    channel.say(protocol.Probed(availability=found, import_ns=import_ns))
+    opening = channel.expect(protocol.Open)
+    device = _device(found, opening.device_id)
+    model = _load(order.request.workload)
+    with backend.open(device, model.workload, model, order.request.threads) as session:
+        channel.say(
+            protocol.Loaded(
+                import_ns=import_ns,
+                facts=session.facts(),
+                model=model.info,
+                workload=model.workload,
+                warnings=model.warnings,
+            )
+        )
+        base = _time_session(session, model, opening, order.request, channel)
+    points = [base]
+    if opening.scaling:
+        points += _scale(backend, device, model, order.request.threads, opening.nonce, base)
+    channel.say(protocol.Scaled(points=tuple(points)))
+
+
+def _time_session(
+    session: Session, model: LoadedModel, opening: protocol.Open, request: RunRequest, channel: Channel
+) -> ScalingPoint:
+    """Everything that happens in the main session; returns its point of the scaling probe."""
+    staged = _stage(session, model.input_spec, opening.nonce, opening.slots)
+    first_ns = _timed_run(session, 0)
+    channel.say(protocol.FirstInference(duration_ns=first_ns))
+    warm = _warm_up(session, opening.slots, request.profile.max_warmup_seconds)
+    offline = request.workload.scenario is Scenario.OFFLINE
+    runs_per_sample = max(1, round(OFFLINE_SAMPLE_NS / median(warm.tail))) if offline else 1
+    channel.say(protocol.Ready(warmup_ns=tuple(warm.samples_ns), flat=warm.flat))
+    channel.expect(protocol.Go)
+    window = _window(session, opening, runs_per_sample)
+    channel.say(protocol.WindowOver())
+    witness = session.witness_end(window.wall_ns, window.cpu_ns, window.run_delay_ns)
+    timed = tuple(
+        _sampled(session, output, opening.nonce, slot, staged[slot])
+        for slot, output in enumerate(window.outputs)
+        if output is not None
+    )
+    nonce = channel.expect(protocol.Challenge).nonce
+    fresh = _stage(session, model.input_spec, nonce, 1)
+    output = session.run(0)
+    session.synchronize()
+    after = (_sampled(session, output, nonce, 0, fresh[0]),)
+    channel.say(
+        protocol.Answer(
+            samples_ns=tuple(window.samples_ns),
+            runs_per_sample=runs_per_sample,
+            window_ns=window.wall_ns,
+            witness=witness,
+            timed=timed,
+            after=after,
+        )
+    )
+    return _point(session, model.workload.batch_size)
+
+
+@dataclass(slots=True)
+class _WarmUp:
+    samples_ns: list[int]
+    tail: list[int]
+    flat: bool
+
+
+def _warm_up(session: Session, slots: int, max_seconds: float) -> _WarmUp:
+    """Run until the medians of blocks flatten, or the time is up. A block is about a twentieth of the
+    time allowed and never fewer than 3 inferences; every slot is run at least once."""
+    samples: list[int] = []
+    blocks: list[float] = []
+    block_ns = max_seconds * 1e9 / 20
+    limit = perf_counter_ns() + int(max_seconds * 1e9)
+    while True:
+        block: list[int] = []
+        while len(block) < 3 or (sum(block) < block_ns and len(block) < 50):
+            block.append(_timed_run(session, (len(samples) + len(block)) % slots))
+        samples += block
+        blocks.append(median(block))
+        flat = is_flat(blocks)
+        if (flat or perf_counter_ns() > limit) and len(blocks) >= WARMUP_BLOCKS_MIN and len(samples) >= slots:
+            return _WarmUp(samples_ns=samples, tail=block, flat=flat)
+
+
+@dataclass(slots=True)
+class _Window:
+    samples_ns: array[int]
+    wall_ns: int
+    cpu_ns: int
+    run_delay_ns: int | None
+    outputs: list[object | None]
+
+
+def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _Window:
+    """The timed window. Inputs alternate between the slots; the last output of each is kept for the
+    comparison with the reference, assigned outside the timed span."""
+    outputs: list[object | None] = [None] * opening.slots
+    session.witness_begin()
+    gc.collect()
+    gc.disable()
+    delay = thread_run_delay_ns()
+    cpu = process_time_ns()
+    try:
+        loop = _single_runs if runs_per_sample == 1 else _blocks
+        samples, wall = loop(session, opening, runs_per_sample, outputs)
+    finally:
+        gc.enable()
+    cpu = process_time_ns() - cpu
+    after = thread_run_delay_ns()
+    return _Window(
+        samples_ns=samples,
+        wall_ns=wall,
+        cpu_ns=cpu,
+        run_delay_ns=after - delay if after is not None and delay is not None else None,
+        outputs=outputs,
+    )
+
+
+def _single_runs(
+    session: Session, opening: protocol.Open, runs_per_sample: int, outputs: list[object | None]
+) -> tuple[array[int], int]:
+    """One inference a sample: latency (MLPerf's SingleStream). Locals only: the loop is the harness."""
+    assert runs_per_sample == 1
+    run, synchronize, clock, slots = session.run, session.synchronize, perf_counter_ns, opening.slots
+    samples = array("q")
+    append = samples.append
+    slot = 0
+    begin = clock()
+    deadline = begin + int(opening.seconds * 1e9)
+    left = max(opening.min_samples, slots)
+    while True:
+        start = clock()
+        output = run(slot)
+        synchronize()
+        stop = clock()
+        append(stop - start)
+        outputs[slot] = output
+        slot = slot + 1 if slot + 1 < slots else 0
+        left -= 1
+        if left <= 0 and stop >= deadline:
+            return samples, clock() - begin
+
+
+def _blocks(
+    session: Session, opening: protocol.Open, runs_per_sample: int, outputs: list[object | None]
+) -> tuple[array[int], int]:
+    """A block of inferences a sample, one synchronisation at its end: throughput (MLPerf's Offline)."""
+    run, synchronize, clock, slots = session.run, session.synchronize, perf_counter_ns, opening.slots
+    samples = array("q")
+    order = [i % slots for i in range(runs_per_sample)]
+    begin = clock()
+    deadline = begin + int(opening.seconds * 1e9)
+    left = opening.min_samples
+    while True:
+        start = clock()
+        for slot in order:
+            outputs[slot] = run(slot)
+        synchronize()
+        stop = clock()
+        samples.append(stop - start)
+        left -= 1
+        if left <= 0 and stop >= deadline:
+            return samples, clock() - begin
+
+
+def _timed_run(session: Session, slot: int) -> int:
+    start = perf_counter_ns()
+    session.run(slot)
+    session.synchronize()
+    return perf_counter_ns() - start
+
+
+def _point(session: Session, batch_size: int) -> ScalingPoint:
+    """Median of a few single inferences; one first, untimed, for what is compiled per shape."""
+    session.run(0)
+    session.synchronize()
+    times = [_timed_run(session, 0) for _ in range(SCALING_SAMPLES)]
+    return ScalingPoint(batch_size=batch_size, median_ns=round(median(times)), samples=len(times))
+
+
+def _scale(
+    backend: Backend, device: Device, model: LoadedModel, threads: int | None, nonce: str, base: ScalingPoint
+) -> list[ScalingPoint]:
+    """Time at larger batches until it has grown. Running out of device memory ends the probe."""
+    points: list[ScalingPoint] = []
+    last = base
+    for factor in SCALING_FACTORS[1:]:
+        batch = base.batch_size * factor
+        growth = batch / last.batch_size
+        if last.median_ns * growth * (SCALING_SAMPLES + 1) > SCALING_SECONDS * 1e9 and points:
+            break
+        larger = at_batch(model, batch)
+        try:
+            with backend.open(device, larger.workload, larger, threads) as session:
+                _stage(session, larger.input_spec, nonce, 1)
+                last = _point(session, batch)
+        except BenchmarkFailed as error:
+            if error.category is not FailureCategory.OUT_OF_MEMORY:
+                raise
+            break
+        points.append(last)
+        if last.median_ns >= SCALING_ENOUGH * base.median_ns:
+            break
+    return points
+
+
+def at_batch(model: LoadedModel, batch_size: int) -> LoadedModel:
+    """The same model with inputs of another batch size. Its ``info`` still counts the first one's."""
+    return replace(
+        model,
+        workload=replace(model.workload, batch_size=batch_size),
+        input_spec=tuple(replace(spec, shape=(batch_size, *spec.shape[1:])) for spec in model.input_spec),
+    )
+
+
+def _stage(session: Session, spec: Sequence[InputSpec], nonce: str, slots: int) -> list[str]:
+    """Put the challenge's inputs on the device; returns their digests."""
+    from hwbench_mlflow.workloads.challenge import inputs_digest, make_inputs
+
+    inputs = [make_inputs(spec, nonce, slot) for slot in range(slots)]
+    session.stage(inputs)
+    return [inputs_digest(one) for one in inputs]
+
+
+def _sampled(session: Session, output: object, nonce: str, slot: int, inputs_sha256: str) -> protocol.OutputSample:
+    from hwbench_mlflow.workloads.challenge import sample_output
+
+    elements, digest, size = sample_output(session.fetch(output), nonce, slot)
+    return protocol.OutputSample(
+        nonce=nonce, slot=slot, inputs_sha256=inputs_sha256, elements=elements, sha256=digest, size=size
+    )
+
+
+def _refer(order: protocol.Reference, channel: Channel) -> None:
+    """Outputs of torch on the CPU in fp32, and the peak of the device, in a process of their own."""
+    from hwbench_mlflow.backends.cpu import CpuBackend
+    from hwbench_mlflow.workloads.challenge import inputs_digest, make_inputs
+
+    model = _load(order.workload)
+    eager = replace(model.workload, precision=Precision.FP32, compile_mode=CompileMode.EAGER)
+    plain = replace(model, workload=eager)
+    cpu = CpuBackend()
+    outputs = []
+    with cpu.open(_device(cpu.probe(), "cpu"), plain.workload, plain, None) as session:
+        for nonce, slot in order.challenges:
+            inputs = make_inputs(plain.input_spec, nonce, slot)
+            session.stage([inputs])
+            outputs.append(_sampled(session, session.run(0), nonce, slot, inputs_digest(inputs)))
+    backend = load_backend(order.request.backend)
+    calibration = backend.calibrate(
+        _device(backend.probe(), order.device_id), order.precision, order.calibration_seconds
+    )
+    channel.say(
+        protocol.Referred(outputs=tuple(outputs), weights_sha256=_weights_digest(model), calibration=calibration)
+    )
+
+
+def _load(workload: Workload) -> LoadedModel:
+    from hwbench_mlflow.workloads import load
+
+    return load(workload)
+
+
+def _weights_digest(model: LoadedModel) -> str:
+    from hwbench_mlflow.workloads import weights_digest
+
+    return weights_digest(model.module)
+
+
+def _device(found: Availability, device_id: str) -> Device:
+    """The device of that id, if this process's own probe checked it."""
+    device = found.verified_device(device_id)
+    if device is None:
+        raise HardwareUnavailable(f"no verified device {device_id} on {found.platform}: {found.reason}", found)
+    return device
+
+
+def _import_libraries() -> int:
+    """Import what every session needs, timed; a missing one is the probe's to report."""
+    start = perf_counter_ns()
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    return perf_counter_ns() - start
+
+
+def _die_with_parent() -> None:
+    """On Linux, ask the kernel to kill this process when its parent dies (prctl PR_SET_PDEATHSIG),
+    so that a killed benchmark leaves nothing running on the device."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (BrokenPipeError, msgspec.DecodeError) as error:
+        print(f"hwbench worker: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
