@@ -1,0 +1,94 @@
+"""The note of a run in words: what was measured, on what, with what verdict. Pure; Markdown.
+
+Every string that comes from outside (model names, device names, reasons) is escaped: MLflow renders
+the note as Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hwbench_mlflow.model import Availability, BenchmarkResult, Failure, Scenario, Verdict, VerdictState
+
+VERDICT_WORDS = {
+    VerdictState.VERIFIED: "Every check of the evidence passed.",
+    VerdictState.UNVERIFIED: "Some evidence is missing: do not treat these numbers as real.",
+    VerdictState.SIMULATED: "**Simulated:** these numbers do not come from the hardware that is named.",
+    VerdictState.CONTRADICTED: "**The evidence disagrees with itself: these numbers are not to be used.**",
+}
+
+
+def escape(text: str) -> str:
+    """``text`` as Markdown that shows exactly it, on one line."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~&])", r"\\\1", " ".join(text.split()))
+
+
+def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
+    """What was measured, on what, how, with what verdict."""
+    work, stats, host = result.workload, result.aggregates, result.host
+    size = (
+        f"{work.sequence_length} tokens"
+        if work.sequence_length is not None
+        else f"{work.image_size}×{work.image_size} pixels"
+    )
+    lines = [
+        f"## {escape(work.model)} on {escape(result.device.name)} ({result.request.platform})",
+        "",
+        f"**Verdict: {verdict.state}.** {VERDICT_WORDS[verdict.state]}",
+        *[f"- {escape(reason)}" for reason in verdict.reasons],
+        "",
+    ]
+    if result.is_simulated:
+        lines += [f"**Simulated because:** {escape(result.simulation_reason or 'no reason was given')}", ""]
+    lines += [
+        f"Batch {work.batch_size}, {size}, {result.effective_precision}, scenario {work.scenario}, "
+        f"{result.model.weights_source} weights, profile {result.request.profile.name}"
+        + ("." if result.request.profile.ranked else " (a test profile: never ranked)."),
+        "",
+        "| what | value |",
+        "| --- | --- |",
+    ]
+    if work.scenario is Scenario.LATENCY:
+        interval = (
+            f" (95% interval {stats.median_ci95_low_ms:.4g} to {stats.median_ci95_high_ms:.4g})"
+            if stats.median_ci95_low_ms is not None and stats.median_ci95_high_ms is not None
+            else ""
+        )
+        lines += [f"| median latency | {_ms(stats.p50_ms)}{interval} |"]
+        lines += [f"| p90 / p95 / p99 | {_ms(stats.p90_ms)} / {_ms(stats.p95_ms)} / {_ms(stats.p99_ms)} |"]
+    lines += [
+        f"| throughput | {stats.throughput_items_per_s:.4g} items/s |",
+        f"| samples | {stats.sample_count} in {len(result.workers)} worker process(es) |",
+        f"| stability | {'stable' if stats.stable else 'noisy: ' + escape('; '.join(stats.noise_reasons))} |",
+        f"| work | {result.model.flops / 1e9:.4g} GFLOP a batch, {result.model.parameters / 1e6:.4g} M parameters |",
+    ]
+    if result.energy is not None:
+        lines += [f"| energy | {result.energy.joules:.4g} J ({result.energy.method}: {escape(result.energy.scope)}) |"]
+    lines += [
+        f"| host | {escape(host.hostname)}: {escape(host.cpu_name)}, {escape(host.os)} |",
+        "",
+        *[f"> {escape(warning)}" for warning in result.warnings],
+        "",
+        "The truth is `hwbench/result.json`, signed; check it with `hwbench verify <run id>`.",
+    ]
+    return "\n".join(lines)
+
+
+def failure_note(failure: Failure) -> str:
+    """Why there is no result."""
+    lines = ["## No result", "", f"**{failure.category}:** {escape(failure.reason)}"]
+    if failure.remedy:
+        lines += ["", f"What to do: {escape(failure.remedy)}"]
+    return "\n".join(lines)
+
+
+def devices_note(found: list[Availability]) -> str:
+    """What the probes said, a line a platform."""
+    rows = [
+        f"| {a.platform} | {a.status} | {'yes' if a.verified else 'no'} | {escape(a.reason)} |" for a in found
+    ]
+    return "\n".join(["## Devices", "", "| platform | status | verified | reason |", "| --- | --- | --- | --- |", *rows])
+
+
+def _ms(value: float | None) -> str:
+    return "not enough samples" if value is None else f"{value:.4g} ms"

@@ -1,0 +1,341 @@
+"""MLflow: runs in, runs out. The only importer of mlflow.
+
+Owns how a result becomes a run (section 5 of the design), how a run becomes evidence again, and the
+mapping of MLflow's errors to one line. Uses the client only: no active run, no global state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwbench_mlflow import evidence
+from hwbench_mlflow.attest import Keyring, SigningKey
+from hwbench_mlflow.codec import encode
+from hwbench_mlflow.errors import BenchmarkFailed, StoreError, UsageError
+from hwbench_mlflow.evidence import FOLDER, RunIndex
+from hwbench_mlflow.figures import latency_figure
+from hwbench_mlflow.index import index_of
+from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.model import (
+    SCHEMA_VERSION,
+    Availability,
+    BenchmarkResult,
+    Failure,
+    FailureCategory,
+    HostInfo,
+    RunRequest,
+    SampleSet,
+    VerdictState,
+)
+from hwbench_mlflow.note import devices_note, failure_note, result_note
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+NOTE_TAG = "mlflow.note.content"
+PARENT_TAG = "mlflow.parentRunId"
+RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+MAX_TABLE_ROWS = 5_000
+MAX_ARTIFACT_BYTES = 256 * 1024 * 1024
+MAX_TAG_CHARACTERS = 5000
+
+
+class Store:
+    """One tracking store, seen through MLflow's client."""
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # A server that is away should be said within seconds; MLflow's own default is minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        with store_errors():
+            from mlflow.tracking import MlflowClient
+
+            self.client: MlflowClient = MlflowClient(tracking_uri)
+            self.uri: str = self.client.tracking_uri
+            self._adopted = os.environ.get("MLFLOW_RUN_ID")
+            self._experiment_id = self._find_experiment(experiment)
+
+    def _find_experiment(self, name: str | None) -> str:
+        from mlflow.tracking.fluent import _get_experiment_id
+
+        if self._adopted is not None:
+            adopted = self.client.get_run(self._adopted).info.experiment_id
+            if name is not None and self.client.get_experiment(adopted).name != name:
+                raise UsageError(
+                    "the run that `mlflow run` made is in another experiment",
+                    remedy="Give the experiment to `mlflow run --experiment-name`",
+                )
+            return str(adopted)
+        name = name if name is not None else os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        if name is None:
+            return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+        known = self.client.get_experiment_by_name(name)
+        return str(known.experiment_id if known is not None else self.client.create_experiment(name))
+
+    # --- runs that are being made ---------------------------------------------------------------
+
+    def start(self, name: str, *, parent: str | None = None, start_ms: int | None = None) -> str:
+        """A new run, or the one that ``mlflow run`` has made for this process; its id."""
+        with store_errors():
+            if self._adopted is not None and parent is None and start_ms is None:
+                run_id, self._adopted = self._adopted, None
+                if RANDOM_NAME.fullmatch(self.client.get_run(run_id).info.run_name or ""):
+                    self.client.update_run(run_id, name=name)
+                return run_id
+            from mlflow.tracking.context import registry
+
+            tags = {**registry.resolve_tags(), "mlflow.source.name": "hwbench"}
+            if parent is not None:
+                tags[PARENT_TAG] = parent
+            run = self.client.create_run(self._experiment_id, start_time=start_ms, tags=tags, run_name=name)
+            return str(run.info.run_id)
+
+    def log_request(self, run_id: str, request: RunRequest) -> None:
+        """What is about to be measured, so that a run that dies says what it was."""
+        self._log(run_id, tags={"hardware": str(request.platform), "model": request.workload.model})
+
+    def log_result(self, run_id: str, files: Mapping[str, bytes], key: SigningKey, keyring: Keyring) -> VerdictState:
+        """Evidence first, then its index, then the end of the run. Returns the verdict as logged.
+
+        A contradicted result keeps its evidence and its reasons, but no metric, and the run ends FAILED.
+        """
+        judged = evidence.judge(files, None, keyring)
+        result, samples, verdict = judged.result, judged.samples, judged.verdict
+        if result is None or samples is None:
+            raise StoreError(f"there is no readable result to log: {'; '.join(verdict.reasons)}")
+        bound = evidence.bind(files, result.result_id, run_id, datetime.now(UTC).isoformat(), key)
+        index = index_of(result, evidence.sha256(files[evidence.RESULT_FILE]), verdict)
+        contradicted = verdict.state is VerdictState.CONTRADICTED
+        with store_errors():
+            self._log_files(run_id, {**files, evidence.BINDING_FILE: bound})
+            self._log(run_id, params=index.params)
+            self._log_workload(run_id, result)
+            self._log_views(run_id, result, samples)
+            tags = {**index.tags, NOTE_TAG: result_note(result, verdict)}
+            if verdict.reasons:
+                tags["hwbench.reasons"] = "; ".join(verdict.reasons)
+            self._log(run_id, tags=tags, metrics={} if contradicted else index.metrics)
+            self.client.set_terminated(
+                run_id,
+                "FAILED" if contradicted else "FINISHED",
+                end_time=_milliseconds(result.finished_at),
+            )
+        return verdict.state
+
+    def fail(self, run_id: str, failure: Failure, *, killed: bool = False) -> None:
+        """End a run without a result: the reason, its category, and no performance metric."""
+        found = failure.availability
+        tags = {
+            "hwbench.role": "failure",
+            "hwbench.failure_category": str(failure.category),
+            "hwbench.failure_reason": failure.reason,
+            NOTE_TAG: failure_note(failure),
+        }
+        if found is not None:
+            tags["hardware_available"] = str(found.status == "AVAILABLE").lower()
+            tags["availability_verified"] = str(found.verified).lower()
+            tags["hwbench.availability_status"] = str(found.status)
+        with store_errors():
+            self._log_files(run_id, {evidence.FAILURE_FILE: encode(failure)})
+            self._log(run_id, tags=tags)
+            self.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+
+    def end_parent(self, run_id: str, children: Sequence[str], failed: int) -> None:
+        """End the run that holds a run for each batch size."""
+        note = f"{len(children)} configurations, {failed} without a result: see the nested runs."
+        self._log(run_id, tags={"hwbench.role": "parent", NOTE_TAG: note})
+        with store_errors():
+            self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+    def _log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        with store_errors():
+            from mlflow.entities import Metric, Param, RunTag
+
+            now = int(time.time() * 1000)
+            self.client.log_batch(
+                run_id,
+                params=[Param(key, value) for key, value in (params or {}).items()],
+                tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in (tags or {}).items()],
+                metrics=[Metric(key, value, now, 0) for key, value in (metrics or {}).items()],
+            )
+
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        with tempfile.TemporaryDirectory(prefix="hwbench-") as folder:
+            for name, data in files.items():
+                Path(folder, name).write_bytes(data)
+            self.client.log_artifacts(run_id, folder, FOLDER)
+
+    def _log_workload(self, run_id: str, result: BenchmarkResult) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        work = result.workload
+        shape = {"batch_size": work.batch_size, "sequence_length": work.sequence_length, "image_size": work.image_size}
+        dataset = Dataset(
+            name=f"challenge inputs for {work.model}"[:250],
+            digest=result.workers[0].nonce[:32],
+            source_type="hwbench-challenge",
+            source=encode({"nonces": [w.nonce for w in result.workers]}).decode(),
+            profile=encode({k: v for k, v in shape.items() if v is not None}).decode(),
+        )
+        context = InputTag("mlflow.data.context", "benchmark")
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+    def _log_views(self, run_id: str, result: BenchmarkResult, samples: SampleSet) -> None:
+        """What people look at: a figure, and a table of the samples (thinned evenly where they are many)."""
+        self.client.log_figure(run_id, latency_figure(result, samples), "latency.png")
+        total = sum(len(raw.samples_ns) for raw in samples.workers)
+        step = -(-total // MAX_TABLE_ROWS)
+        rows = [
+            (raw.index, number, ns / worker.runs_per_sample / 1e6)
+            for raw, worker in zip(samples.workers, result.workers, strict=True)
+            for number, ns in list(enumerate(raw.samples_ns))[::step]
+        ]
+        columns = {"worker": [r[0] for r in rows], "sample": [r[1] for r in rows], "latency_ms": [r[2] for r in rows]}
+        self.client.log_table(run_id, columns, "samples_table.json")
+
+    # --- evidence in and out --------------------------------------------------------------------
+
+    def read_run(self, run_id: str) -> tuple[RunIndex, dict[str, bytes]]:
+        """A run as the store has it now, with every metric point ever logged, and its evidence files."""
+        with store_errors(missing=f"there is no run {run_id!r} in {self.uri}"):
+            run = self.client.get_run(run_id)
+            ours = [name for name in run.data.metrics if name in METRICS]
+            index = RunIndex(
+                run_id=run.info.run_id,
+                status=run.info.status,
+                params=dict(run.data.params),
+                tags=dict(run.data.tags),
+                metrics={name: self._history(run_id, name) for name in ours},
+            )
+            return index, self._read_files(run_id)
+
+    def _history(self, run_id: str, name: str) -> list[float]:
+        return [float("nan") if point.is_nan else point.value for point in self._points(run_id, name)]
+
+    def _points(self, run_id: str, name: str) -> list[Any]:
+        points: list[Any] = self.client.get_metric_history(run_id, name)
+        for point in points:
+            if not hasattr(point, "is_nan"):
+                point.is_nan = point.value != point.value  # noqa: PLR0124  # only NaN differs from itself
+        return points
+
+    def _read_files(self, run_id: str) -> dict[str, bytes]:
+        names = {
+            Path(item.path).name: item.file_size
+            for item in self.client.list_artifacts(run_id, FOLDER)
+            if not item.is_dir and Path(item.path).name in evidence.EVIDENCE_FILES
+        }
+        files = {}
+        with tempfile.TemporaryDirectory(prefix="hwbench-") as folder:
+            for name, size in names.items():
+                if size is not None and size > MAX_ARTIFACT_BYTES:
+                    raise StoreError(f"{FOLDER}/{name} of run {run_id} has {size} bytes: hwbench writes none so large")
+                files[name] = Path(self.client.download_artifacts(run_id, f"{FOLDER}/{name}", folder)).read_bytes()
+        return files
+
+    def children(self, run_id: str) -> list[str]:
+        """Ids of the runs nested in one, oldest first."""
+        if not re.fullmatch(r"[0-9A-Za-z_-]+", run_id):
+            raise UsageError(f"{run_id!r} is not a run id")
+        return [run.info.run_id for run in self._search(f"tags.`{PARENT_TAG}` = '{run_id}'")]
+
+    def find_result(self, result_id: str) -> str | None:
+        """The run that already holds this result, deleted ones included; None if there is none."""
+        if not re.fullmatch(r"[0-9a-f]{32}", result_id):
+            raise UsageError(f"{result_id!r} is not a result's id")
+        found = self._search(f"params.`{evidence.RESULT_ID_PARAM}` = '{result_id}'")
+        return found[0].info.run_id if found else None
+
+    def _search(self, condition: str) -> list[Run]:
+        with store_errors():
+            from mlflow.entities import ViewType
+
+            experiments = [e.experiment_id for e in self.client.search_experiments(view_type=ViewType.ALL)]
+            page = self.client.search_runs(
+                experiments, condition, ViewType.ALL, max_results=1000, order_by=["attributes.start_time ASC"]
+            )
+            return list(page)
+
+    # --- probes ---------------------------------------------------------------------------------
+
+    def log_devices(self, found: Sequence[Availability], host: HostInfo) -> str:
+        """The answers of probes as a run of their own; its id."""
+        run_id = self.start("devices")
+        with store_errors():
+            document = {"schema_version": SCHEMA_VERSION, "host": host, "platforms": list(found)}
+            self._log_files(run_id, {evidence.DEVICES_FILE: encode(document)})
+            tags = {"hwbench.role": "devices", "hwbench.host": host.hostname, NOTE_TAG: devices_note(list(found))}
+            for availability in found:
+                tags[f"hwbench.devices.{availability.platform}"] = str(availability.status)
+            self._log(run_id, tags=tags)
+            self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+
+def log_devices(
+    found: Sequence[Availability], host: HostInfo, tracking_uri: str | None, experiment: str | None
+) -> str:
+    """Log probes' answers to a store; the run's id."""
+    return Store(tracking_uri, experiment).log_devices(found, host)
+
+
+@contextlib.contextmanager
+def store_errors(missing: str | None = None) -> Iterator[None]:
+    """Raise MLflow's and the network's errors as one line of hwbench's. ``missing`` is said instead
+    where what was asked for does not exist."""
+    try:
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise StoreError(
+            "mlflow is not installed here", remedy="Write the result to a file with --out, and push it elsewhere"
+        ) from error
+    try:
+        yield
+    except MlflowException as error:
+        if missing is not None and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise UsageError(missing) from error
+        raise StoreError(f"the tracking store refused: {_one_line(error)}") from error
+    except OSError as error:  # requests' ConnectionError is one; so is a full disk
+        raise StoreError(f"the tracking store cannot be reached: {_one_line(error)}") from error
+
+
+def failure_of(
+    error: Exception, category: FailureCategory, request: RunRequest | None, host: HostInfo | None
+) -> Failure:
+    """What is stored of a run that has no result."""
+    return Failure(
+        schema_version=SCHEMA_VERSION,
+        category=category,
+        reason=str(error.args[0]) if error.args else str(error),
+        remedy=getattr(error, "remedy", None),
+        request=request,
+        availability=getattr(error, "availability", None),
+        host=host,
+    )
+
+
+def _milliseconds(instant: str) -> int:
+    return round(datetime.fromisoformat(instant).timestamp() * 1000)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+__all__ = ["BenchmarkFailed", "Store", "failure_of", "log_devices", "store_errors"]
