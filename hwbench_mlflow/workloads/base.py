@@ -40,4 +40,3 @@ class InputSpec:
     shape: tuple[int, ...]
     low: int = 0
     high: int = 2
-
