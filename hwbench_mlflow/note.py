@@ -84,10 +84,10 @@ def failure_note(failure: Failure) -> str:
 
 def devices_note(found: list[Availability]) -> str:
     """What the probes said, a line a platform."""
-    rows = [
-        f"| {a.platform} | {a.status} | {'yes' if a.verified else 'no'} | {escape(a.reason)} |" for a in found
-    ]
-    return "\n".join(["## Devices", "", "| platform | status | verified | reason |", "| --- | --- | --- | --- |", *rows])
+    rows = [f"| {a.platform} | {a.status} | {'yes' if a.verified else 'no'} | {escape(a.reason)} |" for a in found]
+    return "\n".join(
+        ["## Devices", "", "| platform | status | verified | reason |", "| --- | --- | --- | --- |", *rows]
+    )
 
 
 def _ms(value: float | None) -> str:

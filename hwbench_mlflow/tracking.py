@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from hwbench_mlflow import evidence
 from hwbench_mlflow.attest import Keyring, SigningKey
 from hwbench_mlflow.codec import encode
-from hwbench_mlflow.errors import BenchmarkFailed, StoreError, UsageError
-from hwbench_mlflow.evidence import FOLDER, RunIndex
+from hwbench_mlflow.errors import StoreError, UsageError
+from hwbench_mlflow.evidence import FOLDER, ROLE_TAG, RunIndex
 from hwbench_mlflow.figures import latency_figure
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.metrics import METRICS
@@ -99,6 +99,12 @@ class Store:
             run = self.client.create_run(self._experiment_id, start_time=start_ms, tags=tags, run_name=name)
             return str(run.info.run_id)
 
+    def start_pushed(self, result: BenchmarkResult) -> str:
+        """A new run for a result that was measured elsewhere, at the time when it was."""
+        work = result.workload
+        name = f"{work.model}-{result.request.platform}-{work.precision}-b{work.batch_size}"[:250]
+        return self.start(name, start_ms=_milliseconds(result.started_at))
+
     def log_request(self, run_id: str, request: RunRequest) -> None:
         """What is about to be measured, so that a run that dies says what it was."""
         self._log(run_id, tags={"hardware": str(request.platform), "model": request.workload.model})
@@ -135,7 +141,7 @@ class Store:
         """End a run without a result: the reason, its category, and no performance metric."""
         found = failure.availability
         tags = {
-            "hwbench.role": "failure",
+            ROLE_TAG: "failure",
             "hwbench.failure_category": str(failure.category),
             "hwbench.failure_reason": failure.reason,
             NOTE_TAG: failure_note(failure),
@@ -152,7 +158,7 @@ class Store:
     def end_parent(self, run_id: str, children: Sequence[str], failed: int) -> None:
         """End the run that holds a run for each batch size."""
         note = f"{len(children)} configurations, {failed} without a result: see the nested runs."
-        self._log(run_id, tags={"hwbench.role": "parent", NOTE_TAG: note})
+        self._log(run_id, tags={ROLE_TAG: "parent", NOTE_TAG: note})
         with store_errors():
             self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
@@ -256,11 +262,14 @@ class Store:
         return [run.info.run_id for run in self._search(f"tags.`{PARENT_TAG}` = '{run_id}'")]
 
     def find_result(self, result_id: str) -> str | None:
-        """The run that already holds this result, deleted ones included; None if there is none."""
+        """The finished run that already holds this result, deleted ones included; None if there is none.
+
+        A push that was cut off leaves a run that is RUNNING: that one does not count.
+        """
         if not re.fullmatch(r"[0-9a-f]{32}", result_id):
             raise UsageError(f"{result_id!r} is not a result's id")
         found = self._search(f"params.`{evidence.RESULT_ID_PARAM}` = '{result_id}'")
-        return found[0].info.run_id if found else None
+        return next((run.info.run_id for run in found if run.info.status in {"FINISHED", "FAILED"}), None)
 
     def _search(self, condition: str) -> list[Run]:
         with store_errors():
@@ -280,7 +289,7 @@ class Store:
         with store_errors():
             document = {"schema_version": SCHEMA_VERSION, "host": host, "platforms": list(found)}
             self._log_files(run_id, {evidence.DEVICES_FILE: encode(document)})
-            tags = {"hwbench.role": "devices", "hwbench.host": host.hostname, NOTE_TAG: devices_note(list(found))}
+            tags = {ROLE_TAG: "devices", "hwbench.host": host.hostname, NOTE_TAG: devices_note(list(found))}
             for availability in found:
                 tags[f"hwbench.devices.{availability.platform}"] = str(availability.status)
             self._log(run_id, tags=tags)
@@ -288,9 +297,7 @@ class Store:
         return run_id
 
 
-def log_devices(
-    found: Sequence[Availability], host: HostInfo, tracking_uri: str | None, experiment: str | None
-) -> str:
+def log_devices(found: Sequence[Availability], host: HostInfo, tracking_uri: str | None, experiment: str | None) -> str:
     """Log probes' answers to a store; the run's id."""
     return Store(tracking_uri, experiment).log_devices(found, host)
 
@@ -336,6 +343,3 @@ def _milliseconds(instant: str) -> int:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
-
-
-__all__ = ["BenchmarkFailed", "Store", "failure_of", "log_devices", "store_errors"]

@@ -377,13 +377,13 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
 
 
 def _load(workload: Workload) -> LoadedModel:
-    from hwbench_mlflow.workloads import load
+    from hwbench_mlflow.workloads.build import load
 
     return load(workload)
 
 
 def _weights_digest(model: LoadedModel) -> str:
-    from hwbench_mlflow.workloads import weights_digest
+    from hwbench_mlflow.workloads.build import weights_digest
 
     return weights_digest(model.module)
 

@@ -1,0 +1,118 @@
+"""The root of the command line: finds the commands, says errors in one line, sets the exit code.
+
+Imports click and nothing heavy: ``hwbench --help`` must be instant. A command's module is imported
+when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from hwbench_mlflow import __version__
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.errors import HwbenchError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("hwbench_mlflow.cli.run:run", "Measure a model on a platform, as an MLflow run."),
+    "devices": ("hwbench_mlflow.cli.devices:devices", "What hardware is there, and was it made to compute?"),
+    "verify": ("hwbench_mlflow.cli.verify:verify", "Recompute a run's verdict from its evidence."),
+    "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),
+    "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
+}
+"""Name -> where the command is, and its line in the help (kept here so that help imports none)."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hwbench")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def root(ctx: click.Context, debug: bool) -> None:
+    """Benchmarks of models on hardware, as MLflow runs whose numbers can be verified.
+
+    \b
+    hwbench run --model bert --hardware cpu
+    hwbench devices
+    hwbench verify RUN_ID
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 a check refused, 4 hardware unavailable.
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """The ``hwbench`` command."""
+    from hwbench_mlflow.errors import ExitCode, HwbenchError
+
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        code = root.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        _tell_adopted_run(error.format_message())
+        code = ExitCode.USAGE
+    except click.Abort:
+        click.echo("hwbench: aborted", err=True)
+        code = ExitCode.FAILED
+    except KeyboardInterrupt:
+        click.echo("hwbench: interrupted", err=True)
+        code = ExitCode.FAILED
+    except HwbenchError as error:
+        if debug:
+            raise
+        click.echo(f"hwbench: {_one_line(error)}", err=True)
+        if error.exit_code is ExitCode.USAGE:
+            _tell_adopted_run(str(error))
+        code = error.exit_code
+    sys.exit(int(code) if isinstance(code, int) else 0)
+
+
+def _one_line(error: HwbenchError) -> str:
+    return " ".join(str(error).split())
+
+
+def _tell_adopted_run(reason: str) -> None:
+    """Under ``mlflow run`` a run exists already: say on it why it has no result."""
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id is None:
+        return
+    from hwbench_mlflow.errors import StoreError, UsageError
+    from hwbench_mlflow.model import FailureCategory
+    from hwbench_mlflow.tracking import Store, failure_of
+
+    try:
+        Store().fail(run_id, failure_of(UsageError(reason), FailureCategory.USAGE, None, None))
+    except StoreError as error:
+        click.echo(f"hwbench: {_one_line(error)}", err=True)

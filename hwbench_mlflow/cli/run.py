@@ -1,0 +1,330 @@
+"""``hwbench run``: measure, sign, log. Wiring only."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwbench_mlflow.model import (
+    PROFILES,
+    CompileMode,
+    Platform,
+    Precision,
+    RunRequest,
+    Scenario,
+    WeightsPolicy,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.attest import Keyring, SigningKey
+    from hwbench_mlflow.cli.progress import TerminalProgress
+    from hwbench_mlflow.errors import HwbenchError
+    from hwbench_mlflow.model import FailureCategory
+    from hwbench_mlflow.tracking import Store
+
+
+class BatchSizes(click.ParamType[tuple[int, ...]]):
+    """``1`` or ``1,2,4``."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Positive, each once."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            sizes = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers like 1,2,4", param, ctx)
+        if min(sizes) < 1 or len(set(sizes)) != len(sizes):
+            self.fail(f"{value!r}: batch sizes are positive and each is given once", param, ctx)
+        return sizes
+
+
+class OrEmpty(click.ParamType[Any]):
+    """Another type, where an empty string means that the option was not given: MLproject has no other way."""
+
+    def __init__(self, inner: click.ParamType[Any]) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """None for an empty string."""
+        return None if value == "" else self.inner.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """As the other type's."""
+        return self.inner.get_metavar(param, ctx) or self.inner.name.upper()
+
+
+POSITIVE = OrEmpty(click.IntRange(min=1))
+
+
+@click.command()
+@click.option("--model", required=True, help="An alias (bert, bert-tiny, gpt2, vit, ...), a hub name, or a folder.")
+@click.option("--hardware", required=True, type=click.Choice([p.value for p in Platform]), help="The platform.")
+@click.option("--device", type=OrEmpty(click.STRING), help="One device of it, as `hwbench devices` calls it.")
+@click.option("--batch-size", type=BatchSizes(), default="1", show_default=True, help="Several give nested runs.")
+@click.option("--sequence-length", type=POSITIVE, help="Tokens; the model's default (128) if not given.")
+@click.option("--image-size", type=POSITIVE, help="Pixels; the model's default if not given.")
+@click.option("--precision", type=click.Choice([p.value for p in Precision]), default="fp32", show_default=True)
+@click.option("--scenario", type=click.Choice([s.value for s in Scenario]), default="latency", show_default=True)
+@click.option("--threads", type=POSITIVE, help="CPU threads; the library's default if not given.")
+@click.option("--compile-mode", type=click.Choice([m.value for m in CompileMode]), default="eager", show_default=True)
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default="quick",
+    show_default=True,
+    help="How long: quick 10 s, standard 60 s, certified 600 s; smoke is for tests and never ranked.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice([w.value for w in WeightsPolicy]),
+    default="auto",
+    show_default=True,
+    help="auto: pretrained if the cache or the hub has them, else seeded random ones, said so.",
+)
+@click.option(
+    "--tracking-uri", type=OrEmpty(click.STRING), help="MLflow store; else MLFLOW_TRACKING_URI, else ./mlflow.db."
+)
+@click.option("--experiment", type=OrEmpty(click.STRING), help="MLflow experiment, by name.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the signed result to this file instead of MLflow (which need not be installed).",
+)
+@click.option(
+    "--backend", type=OrEmpty(click.STRING), hidden=True, help="Another backend, by entry point or module:Class."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def run(**options: Any) -> None:
+    """Measure a model on a platform, as an MLflow run.
+
+    \b
+    hwbench run --model bert --hardware cpu
+    hwbench run --model bert-tiny --hardware openvino --batch-size 1,8,32
+    hwbench run --model ./my-model --hardware cuda --device cuda:1 --profile standard
+    """
+    from hwbench_mlflow.keystore import load_keyring, signing_key
+
+    batch_sizes, out = options["batch_size"], options["out"]
+    if out is not None and len(batch_sizes) > 1:
+        raise click.UsageError("--out takes one batch size: one file holds one result")
+    requests = [_request(options, size) for size in batch_sizes]
+    key = signing_key()
+    keyring = load_keyring()
+    session = _Session(
+        tracking_uri=options["tracking_uri"], experiment=options["experiment"], out=out, key=key, keyring=keyring
+    )
+    with _interruptible():
+        session.run_all(requests)
+    session.print_summary(as_json=options["as_json"])
+    session.exit()
+
+
+def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
+    """The request, with the model's name and sizes checked before anything is started."""
+    from hwbench_mlflow.backends.lookup import targets
+    from hwbench_mlflow.errors import UsageError
+    from hwbench_mlflow.workloads.resolve import resolve
+
+    workload = Workload(
+        model=options["model"],
+        batch_size=batch_size,
+        sequence_length=options["sequence_length"],
+        image_size=options["image_size"],
+        precision=Precision(options["precision"]),
+        scenario=Scenario(options["scenario"]),
+        weights=WeightsPolicy(options["weights"]),
+        compile_mode=CompileMode(options["compile_mode"]),
+    )
+    resolve(workload)
+    backend = options["backend"] or options["hardware"]
+    if ":" not in backend:
+        if backend not in targets():
+            raise UsageError(f"no backend is called {backend!r}", remedy=f"There are: {', '.join(sorted(targets()))}")
+        backend = targets()[backend]
+    return RunRequest(
+        platform=Platform(options["hardware"]),
+        device=options["device"],
+        workload=workload,
+        profile=PROFILES[options["profile"]],
+        threads=options["threads"],
+        backend=backend,
+    )
+
+
+@dataclass(slots=True)
+class _Done:
+    """One finished configuration."""
+
+    run_id: str | None
+    file: str | None
+    files: dict[str, bytes]
+
+
+@dataclass(slots=True)
+class _Session:
+    """The configurations of one command, and where their results go."""
+
+    tracking_uri: str | None
+    experiment: str | None
+    out: Path | None
+    key: SigningKey
+    keyring: Keyring
+    done: list[_Done] = field(default_factory=list)
+    errors: list[HwbenchError] = field(default_factory=list)
+    _store: Store | None = None
+
+    def store(self) -> Store:
+        """The tracking store, imported and opened when it is first needed."""
+        if self._store is None:
+            from hwbench_mlflow.tracking import Store
+
+            self._store = Store(self.tracking_uri, self.experiment)
+        return self._store
+
+    def run_all(self, requests: list[RunRequest]) -> None:
+        """Measure each; a failure of one does not stop the others, except being told to stop."""
+        from hwbench_mlflow.cli.progress import TerminalProgress
+
+        parent = None
+        with TerminalProgress() as progress:
+            if len(requests) > 1:
+                parent = self.store().start(_name(requests[0], batch=False))
+            try:
+                for request in requests:
+                    self._run_one(request, parent, progress)
+            finally:
+                if parent is not None:
+                    children = [done.run_id for done in self.done if done.run_id] + ["failed"] * len(self.errors)
+                    self.store().end_parent(parent, children, len(requests) - len(self.done))
+
+    def _run_one(self, request: RunRequest, parent: str | None, progress: TerminalProgress) -> None:
+        from hwbench_mlflow import evidence, runner
+        from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, Interrupted, UsageError
+        from hwbench_mlflow.model import FailureCategory
+
+        run_id: str | None = None
+
+        def prepare() -> None:
+            nonlocal run_id
+            if self.out is None and run_id is None:
+                run_id = self.store().start(_name(request), parent=parent)
+                self.store().log_request(run_id, request)
+
+        try:
+            measured = runner.run(request, progress, prepare)
+        except HardwareUnavailable as error:
+            prepare()
+            self._fail(run_id, error, FailureCategory(error.availability.status.lower()), request)
+        except BenchmarkFailed as error:
+            prepare()
+            self._fail(run_id, error, error.category, request)
+            if isinstance(error, Interrupted):
+                raise
+        except UsageError as error:
+            prepare()
+            self._fail(run_id, error, FailureCategory.USAGE, request)
+        else:
+            progress.stage("signing and logging")
+            self._keep(run_id, evidence.seal(measured.result, measured.samples, self.key), measured.result.result_id)
+
+    def _fail(self, run_id: str | None, error: HwbenchError, category: FailureCategory, request: RunRequest) -> None:
+        from hwbench_mlflow.errors import Interrupted
+        from hwbench_mlflow.host import describe_host
+
+        self.errors.append(error)
+        if run_id is not None:
+            from hwbench_mlflow.tracking import failure_of
+
+            failure = failure_of(error, category, request, describe_host())
+            self.store().fail(run_id, failure, killed=isinstance(error, Interrupted))
+
+    def _keep(self, run_id: str | None, files: dict[str, bytes], result_id: str) -> None:
+        """Log a result. Where the store went away meanwhile, it is written to a file: nothing is lost."""
+        from hwbench_mlflow.bundle import write_bundle
+        from hwbench_mlflow.errors import StoreError
+
+        if run_id is None:
+            assert self.out is not None
+            write_bundle(self.out, files)
+            self.done.append(_Done(run_id=None, file=str(self.out), files=files))
+            return
+        try:
+            self.store().log_result(run_id, files, self.key, self.keyring)
+        except StoreError as error:
+            path = Path(f"hwbench-{result_id}.json")
+            write_bundle(path, files)
+            raise StoreError(
+                f"{error.args[0]}; the result is kept in {path}", remedy=f"When the store is back: hwbench push {path}"
+            ) from error
+        self.done.append(_Done(run_id=run_id, file=None, files=files))
+
+    def print_summary(self, *, as_json: bool) -> None:
+        """What was measured, on standard output."""
+        from hwbench_mlflow.cli.summary import summary_document, summary_text
+        from hwbench_mlflow.evidence import judge
+
+        judged = [(done.run_id, done.file, judge(done.files, None, self.keyring)) for done in self.done]
+        if as_json:
+            from hwbench_mlflow.codec import encode
+
+            click.echo(encode(summary_document(judged)).decode())
+            return
+        for run_id, file, judgement in judged:
+            click.echo(summary_text(run_id, file, judgement))
+
+    def exit(self) -> None:
+        """Exit by the worst that happened: an error's own code, or 3 for a contradicted result."""
+        from hwbench_mlflow.errors import ExitCode
+        from hwbench_mlflow.evidence import judge
+        from hwbench_mlflow.model import VerdictState
+
+        for error in self.errors:
+            click.echo(f"hwbench: {' '.join(str(error).split())}", err=True)
+        if self.errors:
+            sys.exit(int(max(error.exit_code for error in self.errors)))
+        verdicts = {judge(done.files, None, self.keyring).verdict.state for done in self.done}
+        if VerdictState.CONTRADICTED in verdicts:
+            sys.exit(int(ExitCode.REFUSED))
+
+
+def _name(request: RunRequest, *, batch: bool = True) -> str:
+    work = request.workload
+    parts = [Path(work.model).name or work.model, request.platform.value, work.precision.value]
+    if batch:
+        parts.append(f"b{work.batch_size}")
+    if work.scenario is not Scenario.LATENCY:
+        parts.append(work.scenario.value)
+    return "-".join(parts)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C into an error that ends the run with a reason, once."""
+    from hwbench_mlflow.errors import Interrupted
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        for known in watched:
+            signal.signal(known, signal.SIG_IGN)
+        raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+
+    watched = [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, stop) for number in watched}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,81 @@
+"""``hwbench verify``: recompute a verdict from the store, or from a file, and say why. Wiring only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.evidence import Judgement
+
+
+@click.command()
+@click.argument("target", metavar="RUN_ID|FILE")
+@click.option("--tracking-uri", help="MLflow store; else MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def verify(target: str, tracking_uri: str | None, as_json: bool) -> None:
+    """Recompute a run's verdict from its evidence, its tags and its metrics, and say why.
+
+    Reads everything again: digests, signature, raw samples, statistics. A run with nested runs is
+    verified by its nested runs. TARGET may be a file that `hwbench run --out` wrote.
+
+    \b
+    hwbench verify 4f0c9f7e6d2b4c8f9a41d2f3b5c6a7e8
+    hwbench verify result.json
+
+    Exits 0 if all is verified, 3 if not.
+    """
+    from hwbench_mlflow.errors import ExitCode
+    from hwbench_mlflow.model import VerdictState
+
+    judged = _from_file(Path(target)) if Path(target).is_file() else _from_store(target, tracking_uri)
+    if as_json:
+        from hwbench_mlflow.cli.summary import summary_document
+        from hwbench_mlflow.codec import encode
+
+        click.echo(encode(summary_document(judged)).decode())
+    else:
+        for run_id, file, judgement in judged:
+            _say(run_id or file or target, judgement)
+    if any(judgement.verdict.state is not VerdictState.VERIFIED for _, _, judgement in judged):
+        sys.exit(int(ExitCode.REFUSED))
+
+
+def _from_file(path: Path) -> list[tuple[str | None, str | None, Judgement]]:
+    from hwbench_mlflow.bundle import read_bundle
+    from hwbench_mlflow.evidence import judge
+    from hwbench_mlflow.keystore import load_keyring
+
+    return [(None, str(path), judge(read_bundle(path), None, load_keyring()))]
+
+
+def _from_store(run_id: str, tracking_uri: str | None) -> list[tuple[str | None, str | None, Judgement]]:
+    from hwbench_mlflow.evidence import ROLE_TAG, judge
+    from hwbench_mlflow.keystore import load_keyring
+    from hwbench_mlflow.tracking import Store
+
+    store, keyring = Store(tracking_uri), load_keyring()
+    run, files = store.read_run(run_id)
+    children = store.children(run_id) if run.tags.get(ROLE_TAG) == "parent" else []
+    if not children:
+        return [(run_id, None, judge(files, run, keyring))]
+    judged: list[tuple[str | None, str | None, Judgement]] = []
+    for child in children:
+        nested, nested_files = store.read_run(child)
+        judged.append((child, None, judge(nested_files, nested, keyring)))
+    return judged
+
+
+def _say(name: str, judgement: Judgement) -> None:
+    click.echo(f"{name}: {judgement.verdict.state}")
+    for reason in judgement.verdict.reasons:
+        click.echo(f"  {reason}")
+    signature = judgement.signature
+    if signature is not None:
+        click.echo(f"  {signature.reason}")
+    if judgement.result is not None and not judgement.verdict.findings:
+        stats = judgement.result.aggregates
+        click.echo(f"  every rule is content; {stats.sample_count} raw samples recompute to the statistics exactly")
