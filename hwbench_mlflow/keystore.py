@@ -195,7 +195,7 @@ def _ensure_trusted(key: SigningKey, home: Path) -> None:
 def _current(home: Path) -> SigningKey | None:
     """The private key in the directory, None if there is none; KeyTrouble if it cannot be used safely."""
     path = home / PRIVATE_KEY_FILE
-    if not os.path.lexists(path):
+    if not _is_there(path):
         return None
     _check_directory(home)
     # O_NONBLOCK: a FIFO put in the key's place must not hang us. All checks are on what was opened.
@@ -240,11 +240,20 @@ def _private_key(pem: bytes, path: Path) -> Ed25519PrivateKey:
 def _files(home: Path, name: str) -> list[Path]:
     """The records of one kind, sorted; names that begin with a dot are files being written."""
     folder = home / name
-    if not os.path.lexists(folder):
+    if not _is_there(folder):
         return []
     _check_directory(home)
     _check_directory(folder)
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _is_there(path: Path) -> bool:
+    """Unlike ``os.path.lexists``, what we may not look at is no "no": that raises."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _read_trusted(path: Path) -> TrustedKey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -126,10 +126,10 @@ def export(output: Path | None, as_json: bool) -> None:
 
 
 @keys.command()
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--name", help="What to call its holder here. Default: the name it was exported with, or the file's.")
 @click.option("--keyid", help="Refuse any key but this one: what its holder told you.")
-def trust(file: BinaryIO, name: str | None, keyid: str | None) -> None:
+def trust(file: str, name: str | None, keyid: str | None) -> None:
     """Trust the public key in FILE (- for standard input) from now on, and print its key id.
 
     Compare the key id with what its holder says, or give it with --keyid.
@@ -140,9 +140,9 @@ def trust(file: BinaryIO, name: str | None, keyid: str | None) -> None:
     from hwbench_mlflow.attest import MAX_KEY_BYTES, parse_public_key
     from hwbench_mlflow.errors import Refused
 
-    source = Path(str(file.name))
-    fallback = source.stem if source.is_file() else "unnamed"
-    key = parse_public_key(file.read(MAX_KEY_BYTES + 1), name=name or fallback)
+    with click.open_file(file, "rb") as source:
+        data = source.read(MAX_KEY_BYTES + 1)
+    key = parse_public_key(data, name=name or ("unnamed" if file == "-" else Path(file).stem))
     if name is not None:
         key = key.renamed(name)
     click.echo(f"Key id: {key.keyid}  ({key.name})", err=True)
