@@ -331,6 +331,8 @@ class ParentClock:
     """What the parent process saw of one worker, on its own monotonic clock (0 = spawn).
 
     ``cpu_ns`` and ``max_rss_bytes`` come from the operating system's accounting of the reaped worker.
+    ``run_delay_ns`` is how long the parent's own threads waited for a core during the window: a message
+    may have been read that much late.
     """
 
     window_begin_ns: int
@@ -338,6 +340,7 @@ class ParentClock:
     exited_ns: int
     cpu_ns: int | None
     max_rss_bytes: int | None
+    run_delay_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

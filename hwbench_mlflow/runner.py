@@ -18,7 +18,7 @@ from typing import TypeVar
 from hwbench_mlflow import __version__, protocol
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable
-from hwbench_mlflow.host import boot_id, cpu_governor, describe_host, load_average
+from hwbench_mlflow.host import boot_id, cpu_governor, describe_host, load_average, thread_run_delay_ns
 from hwbench_mlflow.model import (
     SCHEMA_VERSION,
     Availability,
@@ -251,8 +251,10 @@ def _measure(worker: WorkerProcess, index: int, request: RunRequest, device: Dev
     say.stage(f"{name}: measuring", seconds)
     sampler = Sampler(worker.pid, index, worker.now_ns, GpuWatch.of(device.uuid))
     sampler.start()
+    waited = thread_run_delay_ns()
     begin_ns = worker.say(protocol.Go())
     _, end_ns = worker.expect(protocol.WindowOver, STEP_TIMEOUT_S + 3 * seconds, "measuring")
+    waited_after = thread_run_delay_ns()
     conditions = sampler.stop()
     say.stage(f"{name}: challenging and scaling")
     worker.say(protocol.Challenge(nonce=secrets.token_hex(16)))
@@ -273,6 +275,7 @@ def _measure(worker: WorkerProcess, index: int, request: RunRequest, device: Dev
             exited_ns=ended.at_ns,
             cpu_ns=ended.cpu_ns,
             max_rss_bytes=ended.max_rss_bytes,
+            run_delay_ns=waited_after - waited if waited_after is not None and waited is not None else None,
         ),
         conditions=conditions,
         system=tuple(sampler.samples),

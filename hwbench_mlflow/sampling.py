@@ -6,6 +6,7 @@ the worker: it takes well under 1% of one core (a look costs about 0.3 ms, ten t
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ class Sampler:
         points = [(s.t_ns, s.device_power_w) for s in self.samples if s.device_power_w is not None]
         if len(points) < 2:
             return None
-        joules = sum((b[0] - a[0]) / 1e9 * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
+        joules = sum((b[0] - a[0]) / 1e9 * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
         return joules + (points[0][0] - self._begin_ns) / 1e9 * points[0][1]
 
 

@@ -7,6 +7,7 @@ mapping of MLflow's errors to one line. Uses the client only: no active run, no 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwbench_mlflow import evidence
 from hwbench_mlflow.attest import Keyring, SigningKey
@@ -59,14 +60,15 @@ class Store:
         with store_errors():
             from mlflow.tracking import MlflowClient
 
+            for name in ("mlflow", "alembic"):  # a new store's migrations are no news for the user
+                logging.getLogger(name).setLevel(logging.WARNING)
+
             self.client: MlflowClient = MlflowClient(tracking_uri)
             self.uri: str = self.client.tracking_uri
             self._adopted = os.environ.get("MLFLOW_RUN_ID")
             self._experiment_id = self._find_experiment(experiment)
 
     def _find_experiment(self, name: str | None) -> str:
-        from mlflow.tracking.fluent import _get_experiment_id
-
         if self._adopted is not None:
             adopted = self.client.get_run(self._adopted).info.experiment_id
             if name is not None and self.client.get_experiment(adopted).name != name:
@@ -232,14 +234,7 @@ class Store:
             return index, self._read_files(run_id)
 
     def _history(self, run_id: str, name: str) -> list[float]:
-        return [float("nan") if point.is_nan else point.value for point in self._points(run_id, name)]
-
-    def _points(self, run_id: str, name: str) -> list[Any]:
-        points: list[Any] = self.client.get_metric_history(run_id, name)
-        for point in points:
-            if not hasattr(point, "is_nan"):
-                point.is_nan = point.value != point.value  # noqa: PLR0124  # only NaN differs from itself
-        return points
+        return [float(point.value) for point in self.client.get_metric_history(run_id, name)]
 
     def _read_files(self, run_id: str) -> dict[str, bytes]:
         names = {

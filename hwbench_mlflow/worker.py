@@ -136,7 +136,7 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
         base = _time_session(session, model, opening, order.request, channel)
     points = [base]
     if opening.scaling:
-        points += _scale(backend, device, model, order.request.threads, opening.nonce, base)
+        points += _scale(backend, device, model, opening.nonce, points[0], threads=order.request.threads)
     channel.say(protocol.Scaled(points=tuple(points)))
 
 
@@ -300,7 +300,7 @@ def _point(session: Session, batch_size: int) -> ScalingPoint:
 
 
 def _scale(
-    backend: Backend, device: Device, model: LoadedModel, threads: int | None, nonce: str, base: ScalingPoint
+    backend: Backend, device: Device, model: LoadedModel, nonce: str, base: ScalingPoint, *, threads: int | None
 ) -> list[ScalingPoint]:
     """Time at larger batches until it has grown. Running out of device memory ends the probe."""
     points: list[ScalingPoint] = []
