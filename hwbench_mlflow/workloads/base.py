@@ -20,7 +20,12 @@ class LoadedModel:
 
     ``module`` takes the named inputs as keyword arguments and returns a transformers ModelOutput;
     ``output_names`` are the tensors of it that are compared (``last_hidden_state``, ``logits``).
-    ``workload`` is the request with every default resolved.
+    ``workload`` is the request with every default resolved. ``warnings`` are sentences for the user
+    and the result (random weights stood in, and why). ``attention`` is the attention implementation that
+    transformers chose (``sdpa``, ``eager``).
+
+    ``info.weights_sha256`` is empty until :func:`.build.with_digest` fills it: hashing may wait until after
+    the measurement, but must see the module before anything changes its dtype in place.
     """
 
     module: torch.nn.Module
@@ -28,6 +33,8 @@ class LoadedModel:
     info: ModelInfo
     input_spec: tuple[InputSpec, ...]
     output_names: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    attention: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

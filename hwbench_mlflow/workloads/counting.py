@@ -1,0 +1,123 @@
+"""What a model must compute and move, counted from its architecture on meta tensors: never from a run.
+
+Owns FLOP, parameter and byte counts. torch is imported only inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hwbench_mlflow.errors import BenchmarkFailed
+from hwbench_mlflow.model import FailureCategory, Precision
+from hwbench_mlflow.workloads.base import InputSpec
+
+if TYPE_CHECKING:
+    import torch
+
+BYTES_PER_ELEMENT = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2}
+_TOKEN_BYTES = 8  # int64
+
+# Tried in this order when a model's outputs are not known beforehand.
+_MAIN_OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one batch. ``flops``: a multiply-add is 2, matrix products and convolutions only
+    (``torch.utils.flop_counter``). ``parameters``: tied ones once. ``min_bytes``: a lower bound of memory
+    traffic: weights once, except tables that are only looked up (a batch reads few of their rows, at
+    least none), plus inputs and outputs. ``outputs``: name and shape of each tensor that is compared."""
+
+    parameters: int
+    flops: int
+    weight_bytes: int
+    min_bytes: int
+    outputs: dict[str, tuple[int, ...]]
+
+
+def count(
+    module: torch.nn.Module, input_spec: Sequence[InputSpec], output_names: Sequence[str], precision: Precision
+) -> Counts:
+    """Count ``module``, whose parameters are on the meta device; nothing is computed and no memory is taken.
+
+    Raises :class:`BenchmarkFailed` (``unsupported_operator``) if the model cannot run on meta tensors.
+    """
+    flops, fields = _pass(module, input_spec)
+    names = tuple(output_names) or _main_outputs(fields)
+    missing = [name for name in names if name not in fields]
+    if missing or not names:
+        raise BenchmarkFailed(
+            f"{type(module).__name__} returns {sorted(fields)}, not {list(missing)}",
+            FailureCategory.UNSUPPORTED_OPERATOR,
+        )
+    outputs = {name: tuple(fields[name].shape) for name in names}
+    size = BYTES_PER_ELEMENT[precision]
+    parameters = {id(p): p.numel() for p in module.parameters()}
+    looked_up = _lookup_only(module)
+    read = sum(n for key, n in parameters.items() if key not in looked_up)
+    moved = sum(_elements(s.shape) * (size if s.kind == "normal" else _TOKEN_BYTES) for s in input_spec)
+    moved += sum(_elements(shape) * size for shape in outputs.values())
+    total = sum(parameters.values())
+    return Counts(total, flops, total * size, read * size + moved, outputs)
+
+
+def _elements(shape: Sequence[int]) -> int:
+    product = 1
+    for n in shape:
+        product *= n
+    return product
+
+
+def _lookup_only(module: torch.nn.Module) -> set[int]:
+    """Parameters that only embedding lookups use; a table tied to an output head is not one of them."""
+    from torch import nn
+
+    tables: set[int] = set()
+    others: set[int] = set()
+    for part in module.modules():
+        mine = {id(p) for p in part.parameters(recurse=False)}
+        (tables if isinstance(part, nn.Embedding) else others).update(mine)
+    return tables - others
+
+
+def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int, dict[str, Any]]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = _meta_inputs(input_spec)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        try:
+            output = module(**inputs)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BenchmarkFailed(
+                f"{type(module).__name__} cannot be counted on meta tensors: {reason}",
+                FailureCategory.UNSUPPORTED_OPERATOR,
+            ) from error
+    fields = {n: v for n, v in output.items() if isinstance(v, torch.Tensor) and v.dtype.is_floating_point}
+    return int(counter.get_total_flops()), fields
+
+
+def _meta_inputs(input_spec: Sequence[InputSpec]) -> dict[str, torch.Tensor]:
+    import torch
+
+    inputs: dict[str, torch.Tensor] = {}
+    for spec in input_spec:
+        if spec.kind == "ones":
+            # Transformers looks into a 2-D mask (is it all ones?), which meta tensors cannot answer; a
+            # 4-D one it takes as it is. Attention costs the same.
+            batch, length = spec.shape
+            inputs[spec.name] = torch.ones((batch, 1, length, length), dtype=torch.bool, device="meta")
+        else:
+            dtype = torch.int64 if spec.kind == "token" else torch.float32
+            inputs[spec.name] = torch.zeros(spec.shape, dtype=dtype, device="meta")
+    return inputs
+
+
+def _main_outputs(fields: dict[str, Any]) -> tuple[str, ...]:
+    for names in _MAIN_OUTPUTS:
+        if all(name in fields for name in names):
+            return names
+    return tuple(fields)
