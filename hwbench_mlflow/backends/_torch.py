@@ -198,6 +198,8 @@ class TorchSession:
         from torch._dynamo.utils import counters
 
         refuse_disabled_compiler(dynamo.config)
+        # Without a reset the graphs of an earlier session of this process would be reused, untimed.
+        torch.compiler.reset()
         counters.clear()
         example = self._to_device(example_arrays(self._spec))
         begin = time.perf_counter_ns()
@@ -219,6 +221,7 @@ class TorchSession:
         graphs = counters["stats"].get("unique_graphs", 0)
         if not graphs:
             raise BenchmarkFailed("torch.compile compiled no graph: it ran eagerly", FailureCategory.FALLBACK_DETECTED)
+        self.properties["compile.fx_cache_hits"] = str(counters["inductor"].get("fxgraph_cache_hit", 0))
         self.properties["compile.graphs"] = str(graphs)
         self.properties["compile.graph_breaks"] = str(sum(counters["graph_break"].values()))
 
