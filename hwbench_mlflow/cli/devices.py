@@ -1,0 +1,140 @@
+"""``hwbench devices``: what is there, shown to people, programs and MLflow.
+
+Owns the command's options and its table. Probes come from :mod:`hwbench_mlflow.probing`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwbench_mlflow.model import SCHEMA_VERSION, Availability, HostInfo, Platform
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.command("devices")
+@click.option(
+    "platforms",
+    "--platform",
+    multiple=True,
+    type=click.Choice([p.value for p in Platform]),
+    help="Only this platform; may be given again.",
+)
+@click.option("as_json", "--json", is_flag=True, help="One JSON object on standard output.")
+@click.option("log", "--log", is_flag=True, help="Log the answers to MLflow as a run of their own.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds for each probe."
+)
+@click.option("--tracking-uri", default=None, help="Where --log logs to.")
+@click.option("--experiment", default=None, help="The experiment --log logs into.")
+def devices(
+    platforms: tuple[str, ...],
+    as_json: bool,
+    log: bool,
+    timeout: float,
+    tracking_uri: str | None,
+    experiment: str | None,
+) -> None:
+    """Find out which hardware is really there.
+
+    Each platform is probed in a process of its own. "verified" means that an operation ran on the
+    device in this probe, its output was right, and the device's identity was read back.
+
+    Example: hwbench devices --platform cpu --platform cuda
+    """
+    from hwbench_mlflow import host
+
+    chosen = [Platform(name) for name in dict.fromkeys(platforms)] or list(Platform)
+    answers = _probe(chosen, timeout)
+    described = host.describe_host()
+    if as_json:
+        click.echo(as_json_text(answers, described))
+    else:
+        from rich.console import Console
+
+        print_table(Console(), answers)
+    if log:
+        from hwbench_mlflow import tracking
+
+        tracking.log_devices(answers, described, tracking_uri, experiment)
+
+
+def _probe(chosen: Sequence[Platform], timeout_s: float) -> list[Availability]:
+    """The probes, with a line of progress on a terminal's stderr."""
+    from hwbench_mlflow.probing import probe_isolated
+
+    if not sys.stderr.isatty():
+        return probe_isolated(chosen, timeout_s)
+    from rich.console import Console
+
+    waiting = [platform.value for platform in chosen]
+    with Console(stderr=True).status(f"probing {', '.join(waiting)}") as status:
+
+        def answered(answer: Availability) -> None:
+            waiting.remove(answer.platform.value)
+            status.update(f"probing {', '.join(waiting)}")
+
+        return probe_isolated(chosen, timeout_s, on_answer=answered)
+
+
+def as_json_text(answers: Sequence[Availability], described: HostInfo) -> str:
+    """``{"schema_version", "host", "platforms": [availability + "verified"]}``."""
+    import msgspec
+
+    platforms: list[dict[str, Any]] = [msgspec.to_builtins(a) | {"verified": a.verified} for a in answers]
+    document = {"schema_version": SCHEMA_VERSION, "host": msgspec.to_builtins(described), "platforms": platforms}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def print_table(console: Console, answers: Sequence[Availability]) -> None:
+    """One row a platform, without rules or boxes, so that it reads the same in a pipe."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("PLATFORM", "STATUS", "VERIFIED"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("DEVICE, OR WHY NOT", overflow="fold")
+    for answer in answers:
+        there = bool(answer.devices) and answer.status.value == "AVAILABLE"
+        table.add_row(
+            Text(answer.platform.value, style="bold"),
+            Text(answer.status.value, style="green" if there else "yellow"),
+            Text(_verified_words(answer)),
+            # Text, not str: a vendor's "[...]" is no markup.
+            Text("\n".join(describe(answer))),
+        )
+    console.print(table)
+
+
+def _verified_words(answer: Availability) -> str:
+    if not answer.devices:
+        return "-"
+    good = sum(answer.verified_device(device.id) is not None for device in answer.devices)
+    return "yes" if good == len(answer.devices) else f"{good} of {len(answer.devices)}"
+
+
+def describe(answer: Availability) -> list[str]:
+    """The lines of a platform's cell: each device with its identity, the reason, the remedy."""
+    lines = []
+    for device in answer.devices:
+        parts = [f"{device.id}: {device.name}"]
+        if device.memory_bytes is not None:
+            parts.append(f"{device.memory_bytes / 2**30:.0f} GiB")
+        parts += [part for part in (device.uuid, device.pci_id) if part]
+        if device.driver:
+            parts.append(f"driver {device.driver}")
+        lines.append(", ".join(parts))
+        if device.emulation_reason:
+            lines.append(f"  emulated: {device.emulation_reason}")
+        failures = [c.reason for c in answer.checks if c.device_id == device.id and not c.passed]
+        lines += [f"  not verified: {reason}" for reason in failures]
+    lines.append(answer.reason)
+    if answer.remedy:
+        lines.append(f"-> {answer.remedy}")
+    return lines
