@@ -62,7 +62,7 @@ class CpuBackend:
         return Availability(
             platform=self.platform,
             status=status,
-            reason=f"torch {str(torch.__version__)} ran on {device.name}" if check.passed else check.reason,
+            reason=f"torch {torch.__version__!s} ran on {device.name}" if check.passed else check.reason,
             remedy=None if check.passed else "torch computes wrongly on this CPU: reinstall it",
             devices=(device,),
             checks=(check,),
@@ -108,7 +108,7 @@ def calibrate_cpu(device: Device, precision: Precision, seconds: float) -> Calib
         device_uuid=device.uuid,
         precision=precision,
         peak_flops_per_s=flops,
-        source=f"measured: torch {str(torch.__version__)} mm on the CPU, {torch.get_num_threads()} threads",
+        source=f"measured: torch {torch.__version__!s} mm on the CPU, {torch.get_num_threads()} threads",
         dim=dim,
         repeats=repeats,
     )
