@@ -107,11 +107,10 @@ def run(
         for index in range(request.profile.workers):
             with _worker() as worker:
                 say.stage(f"worker {index + 1} of {request.profile.workers}: probing {request.platform}")
-                probed_at = _now()
                 worker.say(protocol.Measure(request=request))
                 if before_timing is not None and index == 0:
                     before_timing()
-                found = _probe(worker, request.platform, probed_at)
+                found = _probe(worker, request.platform)
                 if availability is None or device is None:
                     availability, device = found, choose_device(found, request.device)
                     stack.enter_context(device_lock(lock_name(device), say.warn))
@@ -204,10 +203,9 @@ def _worker() -> Iterator[WorkerProcess]:
         worker.close()
 
 
-def _probe(worker: WorkerProcess, platform: Platform, started_at: str) -> Availability:
+def _probe(worker: WorkerProcess, platform: Platform) -> Availability:
     """What the worker's probe says; its death or silence is an answer as well."""
-    begun = worker.now_ns()
-    identity = {"probe_id": uuid.uuid4().hex, "started_at": started_at, "boot_id": boot_id()}
+    started_at, begun = _now(), worker.now_ns()
     try:
         probed, _ = worker.expect(protocol.Probed, PROBE_TIMEOUT_S, f"probing {platform}")
     except BenchmarkFailed as error:
@@ -217,11 +215,13 @@ def _probe(worker: WorkerProcess, platform: Platform, started_at: str) -> Availa
             platform=platform,
             status=AvailabilityStatus.PROBE_FAILED,
             reason=str(error),
+            probe_id=uuid.uuid4().hex,
+            started_at=started_at,
             duration_ns=worker.now_ns() - begun,
-            **identity,
+            boot_id=boot_id(),
         )
         raise HardwareUnavailable(f"{platform} is unavailable: its probe failed: {error}", failed) from error
-    return replace(probed.availability, duration_ns=worker.now_ns() - begun, **identity)
+    return probed.availability
 
 
 def _measure(worker: WorkerProcess, index: int, request: RunRequest, device: Device, say: Progress) -> _WorkerOutcome:

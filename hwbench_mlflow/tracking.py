@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from hwbench_mlflow import evidence
 from hwbench_mlflow.attest import Keyring, SigningKey
-from hwbench_mlflow.codec import encode
+from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import StoreError, UsageError
 from hwbench_mlflow.evidence import FOLDER, ROLE_TAG, RunIndex
 from hwbench_mlflow.figures import latency_figure
@@ -122,7 +122,7 @@ class Store:
         if result is None or samples is None:
             raise StoreError(f"there is no readable result to log: {'; '.join(verdict.reasons)}")
         bound = evidence.bind(files, result.result_id, run_id, datetime.now(UTC).isoformat(), key)
-        index = index_of(result, evidence.sha256(files[evidence.RESULT_FILE]), verdict)
+        index = index_of(result, sha256(files[evidence.RESULT_FILE]), verdict)
         contradicted = verdict.state is VerdictState.CONTRADICTED
         with store_errors():
             self._log_files(run_id, {**files, evidence.BINDING_FILE: bound})

@@ -226,7 +226,7 @@ def _two_clocks(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding
     rule = "clocks"
     for worker, raw in zip(result.workers, samples.workers, strict=False):
         timed, parent = sum(raw.samples_ns), worker.parent
-        seen = parent.window_end_ns - parent.window_begin_ns
+        seen = _parent_window_ns(worker)
         if timed > worker.window_ns:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="the samples last longer than the window they are of")
         elif timed < MIN_WINDOW_COVER * worker.window_ns:
@@ -242,7 +242,7 @@ def _two_clocks(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding
             yield Finding(
                 rule=rule,
                 effect=CONTRADICTED,
-                reason=f"the worker claims a window of {worker.window_ns / 1e9:.2f} s; its parent saw {seen / 1e9:.2f} s",
+                reason=f"the worker claims {worker.window_ns / 1e9:.2f} s; its parent saw {seen / 1e9:.2f} s",
             )
         elif excess > CLOCK_SLACK_FRACTION * worker.window_ns:
             yield Finding(rule=rule, effect=UNVERIFIED, reason="the parent's clock does not confirm the worker's")
@@ -262,7 +262,7 @@ def _wall_clock_steady(result: BenchmarkResult, _: SampleSet) -> Iterator[Findin
             effect=UNVERIFIED,
             reason=f"the wall clock moved {wall:.1f} s while {steady:.1f} s went by: it was set",
         )
-    longest = sum(w.parent.window_end_ns - w.parent.window_begin_ns for w in result.workers)
+    longest = sum(_parent_window_ns(worker) for worker in result.workers)
     if longest > result.monotonic_ns:
         yield Finding(rule="wall-clock", effect=CONTRADICTED, reason="the windows are longer than the run")
 
@@ -312,7 +312,7 @@ def _gpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
             )
         if seen.event_window_ns is None:
             yield Finding(rule=rule, effect=UNVERIFIED, reason="no device event brackets the window")
-        elif seen.event_window_ns > worker.parent.window_end_ns - worker.parent.window_begin_ns + CLOCK_SLACK_NS:
+        elif seen.event_window_ns > _parent_window_ns(worker) + CLOCK_SLACK_NS:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="the device's events last longer than the parent saw")
         moved = [v for v in (seen.energy_j, seen.utilization_max) if v is not None]
         if not moved:
@@ -429,6 +429,10 @@ def _energy_is_as_said(result: BenchmarkResult, _: SampleSet) -> Iterator[Findin
             or abs(sum(j for j in counted if j is not None) - energy.joules) > 1e-6 * energy.joules
         ):
             yield Finding(rule="energy", effect=CONTRADICTED, reason="no counter read what is reported as counted")
+
+
+def _parent_window_ns(worker: WorkerRecord) -> int:
+    return worker.parent.window_end_ns - worker.parent.window_begin_ns
 
 
 def _on_host_cpu(result: BenchmarkResult) -> bool:

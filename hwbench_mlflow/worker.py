@@ -35,6 +35,7 @@ from hwbench_mlflow.model import (
     Scenario,
     Workload,
 )
+from hwbench_mlflow.probing import probe_here
 from hwbench_mlflow.stats import is_flat, median
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     """Probe, load, warm up, time, answer the challenge, scale."""
     backend = load_backend(order.request.backend)
     import_ns = _import_libraries()
-    found = backend.probe()
+    found = probe_here(backend)
     channel.say(protocol.Probed(availability=found, import_ns=import_ns))
     opening = channel.expect(protocol.Open)
     device = _device(found, opening.device_id)

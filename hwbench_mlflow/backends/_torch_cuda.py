@@ -68,7 +68,7 @@ class CudaLikeSession(_torch.TorchSession):
         """Start an event on the stream and read the energy counter."""
         import torch
 
-        self._started = torch.cuda.Event(enable_timing=True)
+        self._started = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch ships no types here
         self._energy_mj = self.read_energy_mj()
         self._started.record(torch.cuda.current_stream(self._torch_device))
 
@@ -82,7 +82,7 @@ class CudaLikeSession(_torch.TorchSession):
 
         if self._started is None:
             raise BenchmarkFailed("witness_end without witness_begin", FailureCategory.USAGE)
-        ended = torch.cuda.Event(enable_timing=True)
+        ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch ships no types here
         ended.record(torch.cuda.current_stream(self._torch_device))
         ended.synchronize()
         event_window_ns = int(self._started.elapsed_time(ended) * 1e6)
@@ -115,7 +115,7 @@ class CudaLikeSession(_torch.TorchSession):
 
         Copies are no kernels: a device that only receives data has computed nothing.
         """
-        import torch
+        from torch._C._autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
 
         if not self._staged:
@@ -126,8 +126,7 @@ class CudaLikeSession(_torch.TorchSession):
                 self.run(index % len(self._staged))
             self.synchronize()
             pass_wall_ns = time.perf_counter_ns() - begin
-        on_device = torch.autograd.DeviceType.CUDA
-        return kernels_of(profiled.events() or [], on_device), pass_wall_ns
+        return kernels_of(profiled.events() or [], DeviceType.CUDA), pass_wall_ns
 
 
 def kernels_of(events: Any, on_device: object) -> list[tuple[str, int]]:

@@ -42,7 +42,7 @@ class MpsBackend:
 
     platform: ClassVar[Platform] = Platform.MPS
 
-    def probe(self) -> Availability:
+    def probe(self) -> Availability:  # noqa: PLR0911  # one return for each thing that may be missing
         """Host, build, settings; then a product on the GPU and what it allocated there."""
         if sys.platform != "darwin" or platform.machine() != "arm64":
             return self._absent(

@@ -12,7 +12,7 @@ from typing import Any
 from hwbench_mlflow.model import AvailabilityStatus
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)  # not frozen: an exception is given its traceback when it is raised
 class NvmlAbsent(Exception):
     """Why NVML cannot be asked, in the words of an availability."""
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--tracking-uri", default=None, help="Where --log logs to.")
 @click.option("--experiment", default=None, help="The experiment --log logs into.")
-def devices(
+def devices(  # noqa: PLR0917  # click passes options by keyword
     platforms: tuple[str, ...],
     as_json: bool,
     log: bool,

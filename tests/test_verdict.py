@@ -1,0 +1,205 @@
+"""Every rule of the verdict, with a forgery that only it can see, and honest results that none refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hwbench_mlflow import verdict
+from hwbench_mlflow.model import (
+    BenchmarkResult,
+    Energy,
+    EnergyMethod,
+    ExecutionWitness,
+    Platform,
+    Precision,
+    SampleSet,
+    ScalingPoint,
+    VerdictState,
+)
+from hwbench_mlflow.verdict import RULES, combine, judge_result
+from tests.honest import MS, SAMPLES, WINDOW_NS, honest, resealed
+
+replace = dataclasses.replace
+Forged = tuple[BenchmarkResult, SampleSet]
+Forgery = Callable[[BenchmarkResult, SampleSet], Forged]
+
+
+def with_worker(result: BenchmarkResult, **changes: Any) -> BenchmarkResult:
+    return replace(result, workers=(replace(result.workers[0], **changes), *result.workers[1:]))
+
+
+def with_witness(result: BenchmarkResult, **changes: Any) -> BenchmarkResult:
+    return with_worker(result, witness=replace(result.workers[0].witness, **changes))
+
+
+def with_samples(result: BenchmarkResult, samples: SampleSet, values: tuple[int, ...], **changes: Any) -> Forged:
+    forged = replace(samples, workers=(replace(samples.workers[0], samples_ns=values),))
+    return resealed(with_worker(result, sample_count=len(values), **changes), forged), forged
+
+
+def scaled(*points: tuple[int, int]) -> tuple[ScalingPoint, ...]:
+    return tuple(ScalingPoint(batch_size=batch, median_ns=ns, samples=5) for batch, ns in points)
+
+
+def wrong_outputs(result: BenchmarkResult, phase: str) -> BenchmarkResult:
+    checks = tuple(
+        replace(c, observed=tuple(v + 0.5 for v in c.observed)) if c.phase == phase else c
+        for c in result.workers[0].outputs
+    )
+    return with_worker(result, outputs=checks)
+
+
+def other_device(result: BenchmarkResult) -> BenchmarkResult:
+    facts = result.workers[0].facts
+    return with_worker(result, facts=replace(facts, device=replace(facts.device, id="other")))
+
+
+def unchecked(result: BenchmarkResult, **changes: Any) -> BenchmarkResult:
+    check = replace(result.availability.checks[0], **changes)
+    return replace(result, availability=replace(result.availability, checks=(check,)))
+
+
+def emulated(result: BenchmarkResult) -> BenchmarkResult:
+    facts = result.workers[0].facts
+    return with_worker(result, facts=replace(facts, device=replace(facts.device, emulation_reason="SwiftShader")))
+
+
+C, U, S = VerdictState.CONTRADICTED, VerdictState.UNVERIFIED, VerdictState.SIMULATED
+CPU, CUDA, OV, MPS = Platform.CPU, Platform.CUDA, Platform.OPENVINO, Platform.MPS
+
+FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
+    # name, platform, verdict, the rule that has to see it, what was done
+    ("other-result", CPU, C, "samples", lambda r, s: (r, replace(s, result_id="cd" * 16))),
+    ("count-lies", CPU, C, "samples", lambda r, s: (with_worker(r, sample_count=5000), s)),
+    ("zero-variance", CPU, C, "samples", lambda r, s: with_samples(r, s, (WINDOW_NS // 1000,) * 1000)),
+    ("too-few", CPU, U, "samples",
+     lambda r, s: with_samples(r, s, SAMPLES[:20], window_ns=sum(SAMPLES[:20]),
+                               witness=ExecutionWitness(wall_ns=10 * MS, process_cpu_ns=20 * MS, threads=2),
+                               parent=replace(r.workers[0].parent, window_end_ns=5_000_000_000 + sum(SAMPLES[:20])))),
+    ("missing-worker", CPU, U, "samples",
+     lambda r, s: (replace(r, request=replace(r.request, profile=replace(r.request.profile, workers=3))), s)),
+    ("median-edited", CPU, C, "aggregates", lambda r, s: (replace(r, aggregates=replace(r.aggregates, p50_ms=1.0)), s)),
+    ("called-stable", CPU, C, "aggregates",
+     lambda r, s: (replace(r, aggregates=replace(r.aggregates, noise_reasons=("none",))), s)),
+    ("other-device-ran", CPU, C, "device", lambda r, s: (other_device(r), s)),
+    ("device-not-asked", CPU, C, "device", lambda r, s: (replace(r, request=replace(r.request, device="cuda:0")), s)),
+    ("batch-swapped", CPU, C, "workload",
+     lambda r, s: (replace(r, request=replace(r.request, workload=replace(r.request.workload, batch_size=8))), s)),
+    ("probe-of-other", CPU, C, "availability", lambda r, s: (replace(r, availability=replace(r.availability, devices=())), s)),
+    ("probe-unchecked", CPU, U, "availability", lambda r, s: (unchecked(r, passed=False), s)),
+    ("probe-wrong-yet-passed", CPU, C, "availability", lambda r, s: (unchecked(r, max_abs_error=3.0), s)),
+    ("probe-before-reboot", CPU, U, "availability",
+     lambda r, s: (replace(r, availability=replace(r.availability, boot_id="other")), s)),
+    ("probe-of-last-week", CPU, U, "availability",
+     lambda r, s: (replace(r, availability=replace(r.availability, started_at="2026-10-20T10:00:01+00:00")), s)),
+    ("probe-renamed", CPU, C, "availability",
+     lambda r, s: (replace(r, availability=replace(
+         r.availability, devices=(replace(r.availability.devices[0], name="H100"),))), s)),
+    ("bf16-as-fp32", CPU, C, "precision", lambda r, s: (replace(r, effective_precision=Precision.BF16,
+     calibration=replace(r.calibration, precision=Precision.BF16) if r.calibration else None), s)),
+    ("worker-bf16", CPU, C, "precision",
+     lambda r, s: (with_worker(r, facts=replace(r.workers[0].facts, effective_precision=Precision.BF16)), s)),
+    ("wrong-output", CPU, C, "outputs", lambda r, s: (wrong_outputs(r, "timed"), s)),
+    ("cached-output", CPU, C, "outputs", lambda r, s: (wrong_outputs(r, "after"), s)),
+    ("no-output", CPU, U, "outputs", lambda r, s: (with_worker(r, outputs=()), s)),
+    ("constant-reference", CPU, U, "outputs", lambda r, s: (with_worker(r, outputs=tuple(
+        replace(c, observed=(1.0,) * 64, reference=(1.0,) * 64) for c in r.workers[0].outputs)), s)),
+    ("replayed-challenge", CPU, C, "outputs", lambda r, s: (with_worker(r, outputs=tuple(
+        replace(c, nonce="ee" * 16) if c.phase == "timed" else c for c in r.workers[0].outputs)), s)),
+    ("samples-dropped", CPU, C, "clocks", lambda r, s: with_samples(r, s, SAMPLES[:500])),
+    ("samples-too-long", CPU, C, "clocks", lambda r, s: with_samples(r, s, tuple(2 * ns for ns in SAMPLES),
+     scaling=scaled((1, 20 * MS), (4, 80 * MS)))),
+    ("timer-patched", CPU, C, "clocks",
+     lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, window_end_ns=5_000_000_000 + 2 * WINDOW_NS,
+                                                 exited_ns=9_000_000_000 + 2 * WINDOW_NS, cpu_ns=6 * WINDOW_NS)), s)),
+    ("clock-unconfirmed", CPU, U, "clocks",
+     lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, window_end_ns=6_000_000_000 + WINDOW_NS)), s)),
+    ("window-not-seen", CPU, C, "clocks",
+     lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, window_end_ns=5_000_000_000 + WINDOW_NS // 2)), s)),
+    ("clock-set-back", CPU, U, "wall-clock", lambda r, s: (replace(r, monotonic_ns=3_600_000_000_000), s)),
+    ("slept", CPU, C, "execution", lambda r, s: (with_witness(r, process_cpu_ns=WINDOW_NS // 50), s)),
+    ("slept-on-openvino", OV, C, "execution", lambda r, s: (with_witness(r, process_cpu_ns=WINDOW_NS // 50), s)),
+    ("cpu-time-unaccounted", CPU, C, "execution",
+     lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, cpu_ns=1)), s)),
+    ("cpu-on-cuda", CUDA, C, "execution", lambda r, s: (with_witness(r, kernel_count=0, kernel_busy_ns=0), s)),
+    ("unprofiled", CUDA, U, "execution", lambda r, s: (with_witness(r, kernel_count=None), s)),
+    ("not-on-device", CUDA, C, "execution", lambda r, s: (with_witness(r, pid_on_device=False), s)),
+    ("other-uuid", CUDA, C, "execution", lambda r, s: (with_witness(r, device_identity="GPU-2"), s)),
+    ("no-uuid", CUDA, U, "execution", lambda r, s: (with_witness(r, device_identity=None), s)),
+    ("idle-gpu", CUDA, C, "execution",
+     lambda r, s: (replace(with_witness(r, energy_j=0.0, utilization_max=0.0), energy=None), s)),
+    ("no-events", CUDA, U, "execution", lambda r, s: (with_witness(r, event_window_ns=None), s)),
+    ("mps-empty", MPS, U, "execution", lambda r, s: (with_witness(r, device_memory_peak_bytes=0), s)),
+    ("openvino-auto", OV, C, "execution", lambda r, s: (with_witness(r, execution_devices=("CPU", "GPU.0")), s)),
+    ("openvino-no-nodes", OV, U, "execution", lambda r, s: (with_witness(r, executed_node_types={}), s)),
+    ("faster-than-peak", CPU, C, "roofline", lambda r, s: (replace(r, model=replace(r.model, flops=10**13)), s)),
+    ("no-peak", CPU, U, "roofline", lambda r, s: (replace(r, calibration=None), s)),
+    ("flops-not-counted", CPU, U, "roofline", lambda r, s: (replace(r, model=replace(r.model, flops=0)), s)),
+    ("constant-time", CPU, C, "scaling",
+     lambda r, s: (with_worker(r, scaling=scaled((1, 10 * MS), (16, 10 * MS))), s)),
+    ("hardly-grows", CPU, U, "scaling", lambda r, s: (with_worker(r, scaling=scaled((1, 10 * MS), (4, 11 * MS))), s)),
+    ("no-scaling", CPU, U, "scaling", lambda r, s: (with_worker(r, scaling=()), s)),
+    ("probe-does-real-work-only", CPU, U, "scaling",
+     lambda r, s: (with_worker(r, scaling=scaled((1, 40 * MS), (4, 160 * MS))), s)),
+    ("emulator-called-real", CPU, C, "simulation", lambda r, s: (emulated(r), s)),
+    ("emulator-said", CPU, S, "simulation",
+     lambda r, s: (replace(emulated(r), is_simulated=True, simulation_reason="SwiftShader"), s)),
+    ("simulated-without-reason", CPU, C, "simulation", lambda r, s: (replace(emulated(r), is_simulated=True), s)),
+    ("estimate-called-counter", CUDA, C, "energy",
+     lambda r, s: (replace(r, energy=Energy(joules=5.0, method=EnergyMethod.COUNTER, scope="device")), s)),
+    ("no-energy", CPU, C, "energy",
+     lambda r, s: (replace(r, energy=Energy(joules=0.0, method=EnergyMethod.INTEGRATED, scope="device")), s)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("platform", [CPU, CUDA, OV, MPS])
+def test_an_honest_result_is_verified(platform: Platform) -> None:
+    found = judge_result(*honest(platform))
+    assert found.reasons == ()
+    assert found.state is VerdictState.VERIFIED
+
+
+@pytest.mark.parametrize(
+    ("platform", "state", "rule", "forge"), [f[1:] for f in FORGERIES], ids=[f[0] for f in FORGERIES]
+)
+def test_a_forgery_is_seen_for_its_own_reason(
+    platform: Platform, state: VerdictState, rule: str, forge: Forgery
+) -> None:
+    found = judge_result(*forge(*honest(platform)))
+    assert found.state is state, found.reasons
+    assert rule in {f.rule for f in found.findings if f.effect is state}
+
+
+@pytest.mark.parametrize("removed", RULES, ids=lambda rule: rule.__name__)
+def test_no_rule_can_be_removed_unnoticed(removed: verdict.Rule) -> None:
+    left = [rule for rule in RULES if rule is not removed]
+    missed = []
+    for name, platform, state, _, forge in FORGERIES:
+        forged = forge(*honest(platform))
+        if combine(f for rule in left for f in rule(*forged)).state is not state:
+            missed.append(name)
+    assert missed, f"{removed.__name__} catches nothing that the other rules do not"
+
+
+@pytest.mark.parametrize("change", [{"p90_ms": None}, {"throughput_items_per_s": 1e9}, {"sample_count": 1}])
+def test_every_statistic_is_recomputed(change: dict[str, Any]) -> None:
+    result, samples = honest()
+    forged = replace(result, aggregates=replace(result.aggregates, **change))
+    assert judge_result(forged, samples).state is C
+
+
+def test_a_starved_but_computing_process_is_not_called_asleep() -> None:
+    result, samples = honest()
+    starved = with_witness(result, process_cpu_ns=WINDOW_NS // 5, run_delay_ns=WINDOW_NS)
+    assert judge_result(starved, samples).state is VerdictState.VERIFIED
+
+
+def test_a_late_parent_is_not_called_a_patched_timer() -> None:
+    result, samples = honest()
+    clock = result.workers[0].parent
+    late = replace(clock, window_end_ns=clock.window_end_ns + 900 * MS, run_delay_ns=900 * MS)
+    assert judge_result(with_worker(result, parent=late), samples).state is VerdictState.VERIFIED
