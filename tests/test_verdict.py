@@ -21,7 +21,7 @@ from hwbench_mlflow.model import (
     VerdictState,
 )
 from hwbench_mlflow.verdict import RULES, combine, judge_result
-from tests.honest import MS, SAMPLES, WINDOW_NS, honest, resealed
+from tests.honest import MS, SAMPLES, SECOND, WINDOW_NS, honest, resealed
 
 replace = dataclasses.replace
 Forged = tuple[BenchmarkResult, SampleSet]
@@ -89,7 +89,8 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
     ("device-not-asked", CPU, C, "device", lambda r, s: (replace(r, request=replace(r.request, device="cuda:0")), s)),
     ("batch-swapped", CPU, C, "workload",
      lambda r, s: (replace(r, request=replace(r.request, workload=replace(r.request.workload, batch_size=8))), s)),
-    ("probe-of-other", CPU, C, "availability", lambda r, s: (replace(r, availability=replace(r.availability, devices=())), s)),
+    ("probe-of-other", CPU, C, "availability",
+     lambda r, s: (replace(r, availability=replace(r.availability, devices=())), s)),
     ("probe-unchecked", CPU, U, "availability", lambda r, s: (unchecked(r, passed=False), s)),
     ("probe-wrong-yet-passed", CPU, C, "availability", lambda r, s: (unchecked(r, max_abs_error=3.0), s)),
     ("probe-before-reboot", CPU, U, "availability",
@@ -119,7 +120,7 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
     ("clock-unconfirmed", CPU, U, "clocks",
      lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, window_end_ns=6_000_000_000 + WINDOW_NS)), s)),
     ("window-not-seen", CPU, C, "clocks",
-     lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, window_end_ns=5_000_000_000 + WINDOW_NS // 2)), s)),
+     lambda r, s: (with_worker(r, parent=replace(r.workers[0].parent, window_end_ns=5 * SECOND + WINDOW_NS // 2)), s)),
     ("clock-set-back", CPU, U, "wall-clock", lambda r, s: (replace(r, monotonic_ns=3_600_000_000_000), s)),
     ("slept", CPU, C, "execution", lambda r, s: (with_witness(r, process_cpu_ns=WINDOW_NS // 50), s)),
     ("slept-on-openvino", OV, C, "execution", lambda r, s: (with_witness(r, process_cpu_ns=WINDOW_NS // 50), s)),
