@@ -7,6 +7,7 @@ example inputs that a compiler is warmed with. Imports numpy only inside functio
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,13 @@ def judge_product(
 ) -> DeviceCheck:
     """A check's result. ``identity`` is what the device said after the product, ``enumerated`` before."""
     shapes_agree = [len(row) for row in observed] == [len(row) for row in reference]
-    error = (
-        max(abs(o - r) for observed_row, row in zip(observed, reference, strict=True)
-            for o, r in zip(observed_row, row, strict=True))
+    errors = (
+        [abs(o - r) for seen, row in zip(observed, reference, strict=True) for o, r in zip(seen, row, strict=True)]
         if shapes_agree
-        else None
-    )  # fmt: skip
-    # "not (error <= tolerance)" would let a NaN pass if written the other way round.
+        else []
+    )
+    # max() passes over a NaN that is not first, and JSON has no infinity: no finite error, no number.
+    error = max(errors) if errors and all(math.isfinite(e) for e in errors) else None
     right = error is not None and error <= CHECK_TOLERANCE
     same = identity == enumerated
     if not right:

@@ -57,7 +57,7 @@ class CudaLikeSession(_torch.TorchSession):
         return None
 
     def read_utilization(self) -> float | None:
-        """Percent of the last sampling period in which a kernel ran; None if unknown."""
+        """Share of the last sampling period in which a kernel ran, 0..1; None if unknown."""
         return None
 
     def read_processes(self) -> tuple[int, ...] | None:

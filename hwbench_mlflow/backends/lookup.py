@@ -63,9 +63,8 @@ def load(target: str) -> Backend:
     factory = getattr(module, class_name, None)
     if not isinstance(factory, type):
         raise UsageError(f"{module_name!r} has no class {class_name!r}")
-    backend = factory()
-    missing = [m for m in ("platform", "probe", "open", "calibrate") if not hasattr(backend, m)]
+    missing = [m for m in ("platform", "probe", "open", "calibrate") if not hasattr(factory, m)]
     if missing:
         raise UsageError(f"{target!r} is no backend: it lacks {', '.join(missing)}")
-    made: Backend = backend
+    made: Backend = factory()
     return made

@@ -86,6 +86,7 @@ class MpsBackend:
             memory_bytes=int(torch.mps.recommended_max_memory()),
             details={"torch": str(torch.__version__)},
         )
+        torch.mps.empty_cache()  # what an earlier use of this process left cached would hide the growth
         allocated = torch.mps.driver_allocated_memory()
         check = _torch.check_device(torch.device("mps"), device.id, device.name, lambda: f"{host.cpu_name()} GPU")
         if check.passed and torch.mps.driver_allocated_memory() <= allocated:
