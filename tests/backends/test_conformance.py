@@ -22,11 +22,10 @@ from hwbench_mlflow.model import (
     Scenario,
     SessionFacts,
 )
-from tests.backends.tiny import reference, tiny_inputs, tiny_model, tiny_workload
+from tests.backends.tiny import OUTPUT, reference, tiny_inputs, tiny_model, tiny_workload
 from tests.conftest import REQUIRED
 
 TOLERANCE = 1e-4  # fp32 against fp32 of another library: sums in another order
-OUTPUT = "last_hidden_state"
 
 
 @dataclasses.dataclass
@@ -45,13 +44,19 @@ def probed(request: pytest.FixtureRequest) -> tuple[str, Any, Availability]:
     return request.param, backend, backend.probe()
 
 
+def skip_if_absent(name: str, answer: Availability, required: frozenset[str]) -> None:
+    """Skip with the probe's reason; where the backend is required (in CI), fail with it."""
+    if answer.status is AvailabilityStatus.AVAILABLE:
+        return
+    if name in required:
+        pytest.fail(f"{name} is required here: {answer.status}: {answer.reason}")
+    pytest.skip(f"{name}: {answer.status}: {answer.reason}")
+
+
 @pytest.fixture(scope="module")
 def available(probed: tuple[str, Any, Availability]) -> tuple[Any, Device]:
     name, backend, answer = probed
-    if answer.status is not AvailabilityStatus.AVAILABLE:
-        if name in REQUIRED:
-            pytest.fail(f"{name} is required here: {answer.status}: {answer.reason}")
-        pytest.skip(f"{name}: {answer.status}: {answer.reason}")
+    skip_if_absent(name, answer, REQUIRED)
     return backend, answer.devices[0]
 
 
@@ -62,6 +67,14 @@ def opened(available: tuple[Any, Device]) -> Iterator[Opened]:
     model = tiny_model(workload)
     with backend.open(device, workload, model, 1) as session:
         yield Opened(backend, device, session, model)
+
+
+def test_a_required_backend_that_is_absent_fails_instead_of_skipping() -> None:
+    absent = Availability(platform=Platform.CUDA, status=AvailabilityStatus.NO_DRIVER, reason="no driver")
+    with pytest.raises(pytest.skip.Exception, match="no driver"):
+        skip_if_absent("cuda", absent, frozenset())
+    with pytest.raises(pytest.fail.Exception, match="no driver"):
+        skip_if_absent("cuda", absent, frozenset({"cuda"}))
 
 
 def test_a_probe_gives_a_reason_and_says_what_would_help(probed: tuple[str, Any, Availability]) -> None:

@@ -12,6 +12,7 @@ from hwbench_mlflow.model import CompileMode, ModelInfo, Precision, Scenario, We
 from hwbench_mlflow.workloads.base import InputSpec, LoadedModel
 
 LENGTH = 16
+OUTPUT = "last_hidden_state"
 
 
 def tiny_workload(
