@@ -70,7 +70,12 @@ def test_the_digest_sees_name_type_shape_and_bytes_but_not_order_or_layout() -> 
     assert base == inputs_digest({"a": a.astype(">f4"), "b": a})
     changed = a.copy()
     changed[1, 2] += 1
-    different = [{"a": a, "c": a}, {"a": a.astype(np.float64), "b": a}, {"a": a.reshape(3, 2), "b": a}, {"a": changed, "b": a}]
+    different = [
+        {"a": a, "c": a},
+        {"a": a.astype(np.float64), "b": a},
+        {"a": a.reshape(3, 2), "b": a},
+        {"a": changed, "b": a},
+    ]
     assert len({base, *map(inputs_digest, different)}) == 5
 
 
