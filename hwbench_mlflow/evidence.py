@@ -90,12 +90,14 @@ def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring
     else:
         result, samples = _decoded(case, artifacts)
         signature = _signed(case, artifacts, keyring, result)
+    measured = None
     if result is not None and samples is not None:
-        case.findings.extend(judge_result(result, samples).findings)
+        measured = judge_result(result, samples)
+        case.findings.extend(measured.findings)
     if run is not None:
         _bound(case, artifacts, run, keyring)
         if result is not None:
-            _indexed(case, run, result, sha256(artifacts[RESULT_FILE]))
+            _indexed(case, run, index_of(result, sha256(artifacts[RESULT_FILE]), measured or Verdict(state=UNVERIFIED)))
     return Judgement(verdict=combine(case.findings), result=result, samples=samples, signature=signature)
 
 
@@ -176,13 +178,15 @@ def _trusted(case: _Case, found: SignatureCheck, what: str) -> None:
         case.add(KEY_RULE, UNVERIFIED, f"{what}: {found.reason}")
 
 
-def _indexed(case: _Case, run: RunIndex, result: BenchmarkResult, digest: str) -> None:
-    """The run's params, metrics and tags against those that the result makes."""
-    trustless = combine(f for f in case.findings if f.rule != KEY_RULE)
-    expected = index_of(result, digest, trustless)
+def _indexed(case: _Case, run: RunIndex, expected: ResultIndex) -> None:
+    """The run's params, metrics and tags against those that the result makes.
+
+    The expected verdict tag is what the measurement alone comes to: who signed it, and what became of the
+    run since, are findings of their own.
+    """
     for effect, reason in (
         *_strings("param", expected.params, run.params, frozenset(run.params)),
-        *_tags(expected, run.tags, trustless.state),
+        *_tags(expected, run.tags),
         *_points(expected, run.metrics),
     ):
         case.add("index", effect, reason)
@@ -201,19 +205,17 @@ def _strings(
             yield CONTRADICTED, f"{what} {name} says {found[name][:80]!r}, the evidence nothing of it"
 
 
-def _tags(
-    expected: ResultIndex, found: Mapping[str, str], trustless: VerdictState
-) -> Iterator[tuple[VerdictState, str]]:
+def _tags(expected: ResultIndex, found: Mapping[str, str]) -> Iterator[tuple[VerdictState, str]]:
     tags = {name: value for name, value in expected.tags.items() if name != VERDICT_TAG}
     yield from _strings("tag", tags, found, OPTIONAL_TAGS)
     if "simulation_reason" in found and "simulation_reason" not in tags:
         yield CONTRADICTED, "tag simulation_reason is set on a result that is not simulated"
-    said = found.get(VERDICT_TAG)
+    said, measured = found.get(VERDICT_TAG), expected.tags[VERDICT_TAG]
     if said is None:
         yield UNVERIFIED, f"tag {VERDICT_TAG} is missing"
-    elif said not in {str(trustless), str(UNVERIFIED)}:
+    elif said not in {measured, str(UNVERIFIED)}:
         # A result that was logged unverified, because its key was not trusted then, may say so for ever.
-        yield CONTRADICTED, f"tag {VERDICT_TAG} says {said[:80]!r}, the evidence {str(trustless)!r}"
+        yield CONTRADICTED, f"tag {VERDICT_TAG} says {said[:80]!r}, the evidence {measured!r}"
 
 
 def _points(expected: ResultIndex, found: Mapping[str, Sequence[float]]) -> Iterator[tuple[VerdictState, str]]:
