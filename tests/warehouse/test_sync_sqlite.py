@@ -37,7 +37,7 @@ def gc(store: Path) -> None:
         warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
         from mlflow.cli import gc as command
 
-        outcome = CliRunner().invoke(command, ["--backend-store-uri", f"sqlite:///{store}"])
+        outcome = CliRunner().invoke(command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"])
     assert outcome.exit_code == 0, outcome.output
 
 
