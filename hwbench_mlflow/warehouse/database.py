@@ -72,7 +72,9 @@ def reader(path: Path) -> Iterator[DuckDBPyConnection]:
 
 
 @contextlib.contextmanager
-def writer(path: Path, *, wait_s: float = 5.0, say: Callable[[str], None] = lambda _: None) -> Iterator[DuckDBPyConnection]:
+def writer(
+    path: Path, *, wait_s: float = 5.0, say: Callable[[str], None] = lambda _: None
+) -> Iterator[DuckDBPyConnection]:
     """The one writer of ``path``, migrated to this version.
 
     Other *syncs* are refused at once with the holder's process id. Open *readers* are waited for ``wait_s``
@@ -215,7 +217,8 @@ def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = No
 def _refuse_newer(path: Path, found: int, known: int) -> None:
     if found > known:
         raise StoreError(
-            f"{path} has layout {found}, this hwbench knows up to {known}", remedy="upgrade hwbench, or use another --db"
+            f"{path} has layout {found}, this hwbench knows up to {known}",
+            remedy="upgrade hwbench, or use another --db",
         )
 
 

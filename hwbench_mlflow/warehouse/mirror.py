@@ -90,9 +90,9 @@ def write_batch(connection: DuckDBPyConnection, batch: int, sync_id: int, now: d
     """Rewrite the runs of one batch and append what changed. Inside the caller's transaction."""
     only = f"(SELECT run_uuid FROM s_changed WHERE batch = {int(batch)})"
     _run_events(connection, batch, sync_id, now)
-    old = connection.execute(
-        f"SELECT count(*) FROM s_changed WHERE batch = {int(batch)} AND NOT is_new"
-    ).fetchall()[0][0]
+    old = connection.execute(f"SELECT count(*) FROM s_changed WHERE batch = {int(batch)} AND NOT is_new").fetchall()[0][
+        0
+    ]
     if old:
         for table in CHILDREN:
             connection.execute(f"DELETE FROM mlflow.{table} WHERE run_uuid IN {only}")
@@ -180,7 +180,9 @@ def remove_runs(connection: DuckDBPyConnection, run_ids: Sequence[str], sync_id:
     """Runs that the store says are gone (``mlflow gc``). Inside the caller's transaction."""
     if not run_ids:
         return
-    connection.execute("CREATE OR REPLACE TEMP TABLE s_gone AS SELECT unnest(?::VARCHAR[]) AS run_uuid", [list(run_ids)])
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE s_gone AS SELECT unnest(?::VARCHAR[]) AS run_uuid", [list(run_ids)]
+    )
     connection.execute(
         f"{_EVENT} SELECT ?, run_uuid, experiment_id, 'run_removed', NULL, status, NULL, ? "
         "FROM mlflow.runs SEMI JOIN s_gone USING (run_uuid) ORDER BY run_uuid",

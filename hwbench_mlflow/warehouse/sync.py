@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.errors import StoreError
@@ -20,8 +20,6 @@ from hwbench_mlflow.warehouse.stage import Stage
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-    from hwbench_mlflow.warehouse.star import Evidence
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -66,6 +64,15 @@ class SyncSummary:
     def to_json(self) -> dict[str, object]:
         """The stable object of ``hwbench sync --json``."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+class Evidence(Protocol):
+    """What makes results of mirrored runs; ``fetch`` runs outside transactions, the rest inside one."""
+
+    def pending(self, connection: DuckDBPyConnection) -> bool: ...
+    def fetch(self, connection: DuckDBPyConnection, batch: int) -> Any: ...
+    def write(self, connection: DuckDBPyConnection, fetched: Any, now: datetime) -> None: ...
+    def remove(self, connection: DuckDBPyConnection, run_ids: tuple[str, ...]) -> None: ...
 
 
 def nothing(_: str) -> None:
@@ -219,9 +226,12 @@ class _Sync:
         # Syncs that were killed are over too: what they left undone is done now.
         connection.execute("UPDATE mlflow.sync_log SET finished_at = ? WHERE finished_at IS NULL", [utc_now()])
         connection.execute("DELETE FROM mlflow.refused_runs WHERE run_uuid IN (SELECT run_uuid FROM s_runs)")
-        connection.execute("INSERT OR REPLACE INTO mlflow.refused_runs SELECT run_uuid, min(reason) FROM s_refused GROUP BY 1")
         connection.execute(
-            "INSERT OR REPLACE INTO mlflow.sync_state VALUES (?, ?, ?)", [self.scope, self.reader.store, state.to_json()]
+            "INSERT OR REPLACE INTO mlflow.refused_runs SELECT run_uuid, min(reason) FROM s_refused GROUP BY 1"
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO mlflow.sync_state VALUES (?, ?, ?)",
+            [self.scope, self.reader.store, state.to_json()],
         )
 
     def _refused_differ(self) -> bool:

@@ -44,8 +44,10 @@ def _fill(
         "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time,"
         " end_time, source_version, lifecycle_stage, artifact_uri, experiment_id) "
         "VALUES (?, ?, 'UNKNOWN', '', '', 'bench', 'FINISHED', ?, ?, '', 'active', ?, ?)",
-        [(i, f"run-{begin + n}", base + n * 1_000, base + n * 1_000 + 900, f"/nowhere/{i}/artifacts", experiment)
-         for n, i in enumerate(ids)],
+        [
+            (i, f"run-{begin + n}", base + n * 1_000, base + n * 1_000 + 900, f"/nowhere/{i}/artifacts", experiment)
+            for n, i in enumerate(ids)
+        ],
     )
     connection.executemany(
         "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
@@ -65,9 +67,7 @@ def _fill(
     )
 
 
-def _points(
-    ids: list[str], base: int, history: int, draw: random.Random
-) -> Iterator[tuple[str, float, int, str, int]]:
+def _points(ids: list[str], base: int, history: int, draw: random.Random) -> Iterator[tuple[str, float, int, str, int]]:
     for i in ids:
         for k in range(METRICS):
             for step in range(history):

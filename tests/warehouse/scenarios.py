@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-HOSTILE = "quote' \"double\" \\ back/slash; DROP TABLE runs; -- \U0001f600 \u202e \x01 é"
+HOSTILE = 'quote\' "double" \\ back/slash; DROP TABLE runs; -- \U0001f600 \u202e \x01 é'
 
 
 @dataclass

@@ -37,7 +37,9 @@ def gc(store: Path) -> None:
         warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
         from mlflow.cli import gc as command
 
-        outcome = CliRunner().invoke(command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"])
+        outcome = CliRunner().invoke(
+            command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"]
+        )
     assert outcome.exit_code == 0, outcome.output
 
 
@@ -66,7 +68,9 @@ def equals_fresh(store: Path, db: Path) -> None:
 
 
 @pytest.mark.parametrize("scenario", scenarios.SCENARIOS, ids=lambda s: s.__name__)
-def test_the_next_sync_catches(scenario: Callable[[Bench], set[str]], bench: Bench, store: Path, tmp_path: Path) -> None:
+def test_the_next_sync_catches(
+    scenario: Callable[[Bench], set[str]], bench: Bench, store: Path, tmp_path: Path
+) -> None:
     db = tmp_path / "w.duckdb"
     sync(SqliteReader(store), db)
     before = len(events(db))

@@ -230,9 +230,7 @@ def _changed(
     return changed
 
 
-def _appended(
-    cursor: Any, table: str, before: tuple[int, int], now: tuple[int, int], gone: int
-) -> set[str] | None:
+def _appended(cursor: Any, table: str, before: tuple[int, int], now: tuple[int, int], gone: int) -> set[str] | None:
     """Runs with rows above the old mark; None if the rows below it are not the ones we mirrored."""
     source = _SOURCES.get(table, table)
     above = _rows(cursor, f"SELECT run_uuid, count(*) FROM {source} WHERE rowid > {before[0]} GROUP BY run_uuid")
