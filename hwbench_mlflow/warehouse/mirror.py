@@ -5,14 +5,16 @@ only, and a run whose transaction did not commit still has its old fingerprint (
 again. Knows no store and no verdict.
 """
 
+# ruff: noqa: S608 -- names come from our own tables of columns, run ids are quoted; values are bound
+
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwbench_mlflow.warehouse.database import engine
-from hwbench_mlflow.warehouse.stage import CHILDREN, FINGERPRINTS, MIRROR, RUN_COLUMNS, column_type, row_hash
+from hwbench_mlflow.warehouse.stage import CHILDREN, FINGERPRINTS, MIRROR, RUN_COLUMNS, row_hash
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -203,7 +205,8 @@ def write_experiments(connection: DuckDBPyConnection, sync_id: int, now: datetim
                         ELSE 'changed' END, NULL, o.name, n.name, ?
             FROM o FULL JOIN n ON o.experiment_id = n.experiment_id
             WHERE o.experiment_id IS NULL OR n.experiment_id IS NULL OR o.name <> n.name
-               OR o.lifecycle_stage IS DISTINCT FROM n.lifecycle_stage OR o.creation_time IS DISTINCT FROM n.creation_time""",
+               OR o.lifecycle_stage IS DISTINCT FROM n.lifecycle_stage
+               OR o.creation_time IS DISTINCT FROM n.creation_time""",
         [sync_id, now],
     )
     where = " WHERE experiment_id IN (SELECT experiment_id FROM s_experiments)" if scoped else ""
@@ -215,7 +218,7 @@ def write_experiments(connection: DuckDBPyConnection, sync_id: int, now: datetim
     connection.execute("INSERT OR REPLACE INTO mlflow.experiments FROM s_experiments")
 
 
-def differences(connection: DuckDBPyConnection, removed: Sequence[str]) -> list[tuple[str, int, int]]:
+def differences(connection: DuckDBPyConnection) -> list[tuple[str, int, int]]:
     """``(table, rows only in the store, rows only in the mirror)`` for every table that differs, row by row.
 
     The stage must hold every run of the store; runs the store refused are left out on both sides.
@@ -232,13 +235,4 @@ def differences(connection: DuckDBPyConnection, removed: Sequence[str]) -> list[
         ]
         if any(counts):
             found.append((table, counts[0], counts[1]))
-    _ = removed
     return found
-
-
-Progress = Callable[[str], None]
-
-__all__ = [
-    "Plan", "Progress", "column_type", "differences", "plan", "remove_runs", "write_batch", "write_experiments",
-    "write_fingerprints",
-]  # fmt: skip

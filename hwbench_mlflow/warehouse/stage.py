@@ -4,6 +4,8 @@ Temporary tables live in the warehouse's connection and spill to disk past the m
 and closed before the first write. Owns their names and columns; knows no store and no verdict.
 """
 
+# ruff: noqa: S608 -- names come from our own tables of columns, run ids are quoted; values are bound
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

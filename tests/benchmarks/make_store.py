@@ -36,7 +36,7 @@ def make_store(path: Path, runs: int, *, history: int = 1) -> None:
         connection.close()
 
 
-def _fill(
+def _fill(  # noqa: PLR0917
     connection: sqlite3.Connection, ids: list[str], begin: int, experiment: int, history: int, draw: random.Random
 ) -> None:
     base = 1_760_000_000_000 + begin * 1_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -45,8 +44,8 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> Iterator[Path]:
+def store(tmp_path: Path, empty_store: Path) -> Path:
     """A fresh SQLite store of the test's own."""
     path = tmp_path / "mlflow.db"
     shutil.copyfile(empty_store, path)
-    yield path
+    return path

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from hwbench_mlflow.errors import StoreError, UsageError
 from hwbench_mlflow.warehouse.readers import Mode
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
-from hwbench_mlflow.warehouse.sync import SyncOptions, sync
+from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 from tests.warehouse import scenarios
 from tests.warehouse.conftest import dump, events
 from tests.warehouse.scenarios import Bench, fill
@@ -212,7 +212,7 @@ CRASHER = """
 import os, signal, sys
 from pathlib import Path
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
-from hwbench_mlflow.warehouse.sync import SyncOptions, sync
+from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 at = int(sys.argv[3]); seen = []
 def die(step):
     seen.append(step)
@@ -323,7 +323,7 @@ def test_bad_files_are_named_in_one_sentence(store: Path, tmp_path: Path) -> Non
     with sqlite3.connect(store) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     connection.close()
-    with pytest.raises(StoreError, match="revision ffffffffffff.*--via rest"):
+    with pytest.raises(StoreError, match=r"revision ffffffffffff.*--via rest"):
         sync(SqliteReader(store), db)
 
 
@@ -337,6 +337,16 @@ def test_a_corrupt_or_foreign_warehouse_is_refused(store: Path, tmp_path: Path) 
         connection.execute("CREATE TABLE mine (x INT)")
     with pytest.raises(StoreError, match="tables that are not hwbench's"):
         sync(SqliteReader(store), db)
+
+
+def test_verify_store_counts_the_rows_that_differ(bench: Bench, store: Path, tmp_path: Path) -> None:
+    db = tmp_path / "w.duckdb"
+    sync(SqliteReader(store), db)
+    assert verify_store(SqliteReader(store), db) == []
+    with duckdb.connect(str(db)) as connection:
+        connection.execute("UPDATE mlflow.tags SET value = 'forged' WHERE key = 't'")
+        connection.execute("DELETE FROM mlflow.params WHERE run_uuid = ?", [bench.run])
+    assert verify_store(SqliteReader(store), db) == [("tags", 4, 4), ("params", 2, 0)]
 
 
 def test_a_newer_layout_is_refused(store: Path, tmp_path: Path) -> None:
