@@ -22,7 +22,7 @@ import click
 @click.option("--rebind", is_flag=True, help="The warehouse follows this store from now on.")
 @click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Sync again and again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sync, with a schema_version.")
-def sync(
+def sync(  # noqa: PLR0917 -- click passes by name
     tracking_uri: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool, dry_run: bool,
     rebind: bool, watch: float | None, as_json: bool,
 ) -> None:  # fmt: skip

@@ -53,7 +53,8 @@ def plan(connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: 
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE s_changed AS
             WITH n AS (
-                SELECT s.run_uuid, s.experiment_id, s.start_time, {row_hash("runs", "s")}::HUGEINT AS fp_run, {child_fps}
+                SELECT s.run_uuid, s.experiment_id, s.start_time, {row_hash("runs", "s")}::HUGEINT AS fp_run,
+                       {child_fps}
                 FROM s_runs s SEMI JOIN s_candidates c ON c.run_uuid = s.run_uuid {joins}
                 WHERE NOT EXISTS (FROM s_refused r WHERE r.run_uuid = s.run_uuid))
             SELECT n.*, m.run_uuid IS NULL AS is_new,
@@ -150,7 +151,8 @@ def _pair_events(connection: DuckDBPyConnection, table: str, noun: str, sync_id:
             WITH o AS (FROM mlflow.{table} t SEMI JOIN s_old USING (run_uuid)),
                  n AS (FROM s_{table} t SEMI JOIN s_old USING (run_uuid))
             SELECT ?, run_uuid, s_old.experiment_id,
-                   '{noun}_' || CASE WHEN o.key IS NULL THEN 'added' WHEN n.key IS NULL THEN 'deleted' ELSE 'changed' END,
+                   '{noun}_' || CASE WHEN o.key IS NULL THEN 'added'
+                        WHEN n.key IS NULL THEN 'deleted' ELSE 'changed' END,
                    coalesce(n.key, o.key), o.value::VARCHAR, n.value::VARCHAR, ?
             FROM o FULL JOIN n ON o.run_uuid = n.run_uuid AND o.key = n.key
             JOIN s_old ON s_old.run_uuid = coalesce(n.run_uuid, o.run_uuid)

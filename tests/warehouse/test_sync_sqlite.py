@@ -148,7 +148,7 @@ def test_nan_is_nan_and_infinity_is_what_the_store_keeps(bench: Bench, store: Pa
     sync(SqliteReader(store), db)
     with duckdb.connect(str(db), read_only=True) as connection:
         rows = connection.execute(
-            "SELECT key, isnan(value), value, is_nan FROM mlflow.metric_history WHERE key IN ('n', 'i', 'j') ORDER BY key"
+            "SELECT key, isnan(value), value, is_nan FROM mlflow.metric_history WHERE key IN ('n', 'i', 'j') ORDER BY key"  # noqa: E501
         ).fetchall()
     assert [(r[0], r[1], r[3]) for r in rows] == [("i", False, False), ("j", False, False), ("n", True, True)]
     assert rows[0][2] == pytest.approx(1.7976931348623157e308)
@@ -422,7 +422,7 @@ def test_random_operations_end_equal_to_a_fresh_sync(store: Path, tmp_path: Path
         (4, remove),
         (2, restore),
         (1, collect),
-        (25, lambda: client.set_tag(draw.choice(runs), draw.choice("abcdef"), draw.choice(["x", "y", scenarios.HOSTILE]))),
+        (25, lambda: client.set_tag(draw.choice(runs), draw.choice("abcdef"), draw.choice(["x", "y", scenarios.HOSTILE]))),  # noqa: E501
         (10, untag),
         (10, lambda: client.log_param(draw.choice(runs), f"p{draw.randrange(10**6)}", "v")),
         (25, lambda: client.log_metric(
