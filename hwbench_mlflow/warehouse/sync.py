@@ -56,9 +56,7 @@ class SyncSummary:
     runs_changed: int = 0
     runs_removed: int = 0
     events: int = 0
-    results: int = 0
     refused: dict[str, str] = field(default_factory=dict)
-    evidence_problems: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -160,8 +158,6 @@ class _Sync:
         self.started = utc_now()
         self.seconds: dict[str, float] = {}
         self.sync_id: int | None = None
-        self.results = 0
-        self.problems: dict[str, str] = {}
 
     def run(self) -> SyncSummary:
         self._refuse_other_store()
@@ -290,9 +286,7 @@ class _Sync:
             runs_changed=plan.changed,
             runs_removed=len(plan.removed),
             events=events,
-            results=self.results,
             refused=refused,
-            evidence_problems=self.problems,
             seconds={**self.seconds, "total": time.perf_counter() - self.began},
         )
 

@@ -323,7 +323,7 @@ def test_bad_files_are_named_in_one_sentence(store: Path, tmp_path: Path) -> Non
     with sqlite3.connect(store) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     connection.close()
-    with pytest.raises(StoreError, match=r"revision ffffffffffff.*--via rest"):
+    with pytest.raises(StoreError, match=r"revision ffffffffffff.*upgrade hwbench"):
         sync(SqliteReader(store), db)
 
 

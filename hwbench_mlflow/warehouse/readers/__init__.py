@@ -115,6 +115,6 @@ def check_revision(store: str, revision: str | None) -> str:
     if revision not in KNOWN_REVISIONS:
         raise StoreError(
             f"{store} has schema revision {revision}, which this hwbench does not know",
-            remedy="upgrade hwbench, or start `mlflow server` on it and sync with `--via rest`",
+            remedy="upgrade hwbench",
         )
     return revision
