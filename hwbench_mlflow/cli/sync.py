@@ -1,0 +1,81 @@
+"""``hwbench sync``: mirror an MLflow store into the warehouse. Wiring only."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--tracking-uri", help="The MLflow store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db).")
+@click.option(
+    "--db", type=click.Path(dir_okay=False, path_type=Path), default=Path("hwbench.duckdb"), show_default=True
+)
+@click.option("--experiment", "experiments", multiple=True, metavar="NAME", help="Only this experiment; repeatable.")
+@click.option("--full", is_flag=True, help="Compare every row, relying on nothing.")
+@click.option("--fast", is_flag=True, help="Trust that no tag was edited in place since the last sync.")
+@click.option("--dry-run", is_flag=True, help="Say what would change; write nothing of it.")
+@click.option("--rebind", is_flag=True, help="The warehouse follows this store from now on.")
+@click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Sync again and again.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a sync, with a schema_version.")
+def sync(  # noqa: PLR0917 -- click passes by name
+    tracking_uri: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool, dry_run: bool,
+    rebind: bool, watch: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Make the warehouse an exact mirror of an MLflow SQLite store.
+
+    Example: hwbench sync --tracking-uri sqlite:///mlflow.db --db hwbench.duckdb
+    """
+    from hwbench_mlflow.errors import StoreError
+    from hwbench_mlflow.warehouse.readers import Mode
+    from hwbench_mlflow.warehouse.sync import SyncOptions, SyncSummary
+    from hwbench_mlflow.warehouse.sync import sync as run_sync
+
+    if full and fast:
+        raise click.UsageError("--full and --fast exclude each other")
+    mode = Mode.FULL if full else Mode.FAST if fast else Mode.DEFAULT
+    options = SyncOptions(mode=mode, experiments=experiments, dry_run=dry_run, rebind=rebind)
+    path = _sqlite_path(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+
+    def once() -> SyncSummary:
+        from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
+
+        summary = run_sync(SqliteReader(path), db, options, say=lambda line: click.echo(line, err=True))
+        click.echo(json.dumps(summary.to_json(), sort_keys=True) if as_json else _line(summary, db))
+        return summary
+
+    if watch is None:
+        once()
+        return
+    while True:
+        try:
+            once()
+        except StoreError as error:  # a lock that someone holds now is no reason to stop watching
+            click.echo(str(error), err=True)
+        time.sleep(watch)
+
+
+def _sqlite_path(uri: str) -> Path:
+    from hwbench_mlflow.errors import UsageError
+
+    scheme, _, path = uri.partition(":///")
+    if scheme != "sqlite" or not path:
+        raise UsageError("this hwbench syncs SQLite stores only", remedy="give --tracking-uri sqlite:///FILE")
+    return Path(path)
+
+
+def _line(summary: object, db: Path) -> str:
+    from hwbench_mlflow.warehouse.sync import SyncSummary
+
+    assert isinstance(summary, SyncSummary)
+    if summary.up_to_date:
+        return f"{db} is up to date with {summary.store}"
+    would = "would be " if summary.dry_run else ""
+    return (
+        f"{db}: {summary.runs_added} runs {would}added, {summary.runs_changed} changed, {summary.runs_removed} removed"
+        f" ({summary.seconds['total']:.2f} s)"
+    )

@@ -1,0 +1,244 @@
+"""Opening the warehouse file: locks, migrations, and every DuckDB failure as one clear sentence.
+
+Owns the file. Two locks guard it: ours (``FILE.lock``, held by a sync for as long as it runs, so that two syncs
+never meet) and DuckDB's own on the file (a reader blocks a writer). Knows nothing of MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwbench_mlflow.errors import StoreError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY_LIMIT = "768MB"
+"""DuckDB's share; what does not fit spills beside the file. Keeps a sync's peak flat in the number of runs."""
+
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+
+
+def connect(path: Path, *, read_only: bool) -> DuckDBPyConnection:
+    """Open the file, or raise :class:`StoreError` that says who holds it or what is wrong with it."""
+    import duckdb
+
+    if read_only and not path.exists():
+        raise StoreError(f"no warehouse at {path}", remedy="run `hwbench sync` first, or name another file with --db")
+    try:
+        return duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
+    except duckdb.Error as error:
+        raise StoreError(*explain(path, error)) from error
+
+
+def explain(path: Path, error: Exception) -> tuple[str]:
+    """One sentence for a DuckDB failure on ``path``."""
+    text = str(error)
+    if "lock" in text.lower():
+        holder = re.search(r"PID (\d+)", text)
+        who = f"process {holder[1]}" if holder else "another process"
+        return (f"{path} is in use by {who}; close it or try again when it is done",)
+    if "No space left" in text or "disk full" in text.lower():
+        return (f"the disk of {path} is full; free some space and sync again, what was committed is kept",)
+    if "not a valid DuckDB database" in text or "Corrupt" in text or "checksum" in text.lower():
+        return (f"{path} is not a readable DuckDB file; move it away and sync again, everything in it can be rebuilt",)
+    return (f"{path}: {text.splitlines()[0]}",)
+
+
+@contextlib.contextmanager
+def reader(path: Path) -> Iterator[DuckDBPyConnection]:
+    """A read-only connection to a warehouse of this version."""
+    connection = connect(path, read_only=True)
+    try:
+        found, known = version(connection), latest_version()
+        if found < known:
+            raise StoreError(f"{path} has the older layout {found}", remedy="run `hwbench sync` to bring it up to date")
+        _refuse_newer(path, found, known)
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def writer(
+    path: Path, *, wait_s: float = 5.0, say: Callable[[str], None] = lambda _: None
+) -> Iterator[DuckDBPyConnection]:
+    """The one writer of ``path``, migrated to this version.
+
+    Other *syncs* are refused at once with the holder's process id. Open *readers* are waited for ``wait_s``
+    seconds and told about by ``say``; if they stay, the sync works on a copy that replaces the file when it is
+    done: the readers keep what they have open.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _writer_lock(path):
+        target = _target(path, wait_s, say)
+        connection = connect(target, read_only=False)
+        try:
+            connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            connection.execute("SET preserve_insertion_order = false")
+            migrate(connection, path)
+            yield connection
+        finally:
+            connection.close()
+        if target != path:
+            # Only reached when nothing was raised: a failed sync leaves the file that the readers have.
+            os.replace(target, path)
+            Path(f"{path}.wal").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writer_lock(path: Path) -> Iterator[None]:
+    lock = Path(f"{path}.lock")
+    # Opened for append: truncating would wipe the holder's process id before we know that we may.
+    with lock.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise StoreError(
+                f"another sync (process {holder}) is writing {path}", remedy="wait until it is done, then sync again"
+            ) from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> Path:
+    """``path`` if DuckDB lets us write it, else a copy of it made while only readers hold it."""
+    deadline, told = time.monotonic() + wait_s, False
+    while True:
+        try:
+            connect(path, read_only=False).close()
+            return path
+        except StoreError as error:
+            if "is in use by" not in str(error):
+                raise
+            if not told:
+                say(f"{error} (waiting {wait_s:g} s)")
+                told = True
+            if time.monotonic() < deadline:
+                time.sleep(min(0.2, wait_s))
+                continue
+            copy = _copy_beside_readers(path)
+            if copy is None:
+                raise
+            say(f"readers keep {path} open: working on a copy that takes its place when it is done")
+            return copy
+
+
+def _copy_beside_readers(path: Path) -> Path | None:
+    """A copy of a file that only readers hold; None if a foreign writer has it."""
+    copy = Path(f"{path}.next")
+    # DuckDB takes a POSIX write lock to write and a read lock to read: a read lock of ours is granted beside
+    # readers only, and keeps writers away while we copy.
+    with path.open("rb") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        shutil.copyfile(path, copy)
+        wal, wal_copy = Path(f"{path}.wal"), Path(f"{copy}.wal")
+        wal_copy.unlink(missing_ok=True)
+        if wal.exists():
+            shutil.copyfile(wal, wal_copy)
+    return copy
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """``(number, name, SQL)`` of every migration, in order."""
+    folder = resources.files("hwbench_mlflow.warehouse") / "migrations"
+    found = [
+        (int(entry.name[:4]), entry.name, entry.read_text("utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    ]
+    return sorted(found)
+
+
+def latest_version() -> int:
+    """The number of the newest migration of this hwbench."""
+    return migrations()[-1][0]
+
+
+def version(connection: DuckDBPyConnection) -> int:
+    """The layout a file has; 0 for an empty one. A DuckDB file that is not a warehouse is refused."""
+    tables = {
+        f"{schema}.{name}"
+        for schema, name in connection.execute(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT temporary AND NOT internal"
+        ).fetchall()
+    }
+    if "main.hwbench_migrations" not in tables:
+        if tables:
+            raise StoreError(
+                f"this DuckDB file holds tables that are not hwbench's ({', '.join(sorted(tables)[:3])})",
+                remedy="name another file with --db",
+            )
+        return 0
+    row = connection.execute("SELECT max(number) FROM main.hwbench_migrations").fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
+
+
+def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = None) -> None:
+    """Apply the migrations that the file lacks, each in its own transaction."""
+    known = latest_version()
+    found = version(connection)
+    _refuse_newer(path, found, known)
+    if found == 0:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS main.hwbench_migrations "
+            "(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
+        )
+    for number, name, sql in migrations():
+        if number <= found or (upto is not None and number > upto):
+            continue
+        with transaction(connection):
+            connection.execute(sql)
+            connection.execute(
+                "INSERT INTO main.hwbench_migrations VALUES (?, ?, (now() AT TIME ZONE 'UTC')::TIMESTAMP)",
+                [number, name],
+            )
+
+
+def _refuse_newer(path: Path, found: int, known: int) -> None:
+    if found > known:
+        raise StoreError(
+            f"{path} has layout {found}, this hwbench knows up to {known}",
+            remedy="upgrade hwbench, or use another --db",
+        )
+
+
+@contextlib.contextmanager
+def transaction(connection: DuckDBPyConnection) -> Iterator[None]:
+    """BEGIN, then COMMIT; ROLLBACK if the body raises anything at all."""
+    import duckdb
+
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # a failed COMMIT has already rolled back
+            connection.execute("ROLLBACK")
+        raise
+
+
+def engine() -> str:
+    """What computes fingerprints: DuckDB's hash is its own and may change with its version."""
+    import duckdb
+
+    return f"duckdb {duckdb.__version__}"

@@ -1,0 +1,240 @@
+"""What changed between the stage and the mirror, and writing it: one transaction a batch, the fingerprint last.
+
+A run is rewritten as a whole when one of its five fingerprints differs. Killed anywhere, the mirror holds whole runs
+only, and a run whose transaction did not commit still has its old fingerprint (or none), so the next sync takes it
+again. Knows no store and no verdict.
+"""
+
+# ruff: noqa: S608 -- names come from our own tables of columns, run ids are quoted; values are bound
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwbench_mlflow.warehouse.database import engine
+from hwbench_mlflow.warehouse.stage import CHILDREN, FINGERPRINTS, MIRROR, RUN_COLUMNS, row_hash
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from duckdb import DuckDBPyConnection
+
+_NO_EVENT = {"run_uuid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is going to be written. ``removed`` are runs that the store says are gone."""
+
+    added: int
+    changed: int
+    removed: tuple[str, ...]
+    batches: int
+    experiments_differ: bool
+
+    @property
+    def empty(self) -> bool:
+        """True if the mirror already equals the store."""
+        return not (self.added or self.changed or self.removed or self.experiments_differ)
+
+
+def plan(connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: int, scoped: bool) -> Plan:
+    """Fingerprint the candidates and list those to write in ``s_changed (run_uuid, batch, is_new, fp_*)``."""
+    for table in CHILDREN:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE f_{table} AS SELECT run_uuid, sum({row_hash(table)}::HUGEINT) AS fp "
+            f"FROM s_{table} GROUP BY run_uuid"
+        )
+    child_fps = ", ".join(f"coalesce(f_{t}.fp, 0) AS {FINGERPRINTS[t]}" for t in CHILDREN)
+    joins = " ".join(f"LEFT JOIN f_{t} ON f_{t}.run_uuid = s.run_uuid" for t in CHILDREN)
+    differs = " OR ".join(f"n.{c} <> o.{c}" for c in ("fp_run", *FINGERPRINTS.values()))
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE s_changed AS
+            WITH n AS (
+                SELECT s.run_uuid, s.experiment_id, s.start_time, {row_hash("runs", "s")}::HUGEINT AS fp_run,
+                       {child_fps}
+                FROM s_runs s SEMI JOIN s_candidates c ON c.run_uuid = s.run_uuid {joins}
+                WHERE NOT EXISTS (FROM s_refused r WHERE r.run_uuid = s.run_uuid))
+            SELECT n.*, m.run_uuid IS NULL AS is_new,
+                   ((row_number() OVER (ORDER BY n.start_time, n.run_uuid) - 1) // {int(batch_runs)})::INTEGER AS batch
+            FROM n LEFT JOIN mlflow.run_state o ON o.run_uuid = n.run_uuid AND o.engine = ?
+                   LEFT JOIN mlflow.runs m ON m.run_uuid = n.run_uuid
+            WHERE o.run_uuid IS NULL OR {differs}""",
+        [engine()],
+    )
+    for table in CHILDREN:
+        connection.execute(f"DROP TABLE f_{table}")
+    rows = connection.execute(
+        "SELECT count(*) FILTER (is_new), count(*) FILTER (NOT is_new), coalesce(max(batch) + 1, 0) FROM s_changed"
+    ).fetchall()
+    return Plan(
+        added=rows[0][0],
+        changed=rows[0][1],
+        removed=tuple(sorted(removed)),
+        batches=rows[0][2],
+        experiments_differ=_experiments_differ(connection, scoped),
+    )
+
+
+def _experiments_differ(connection: DuckDBPyConnection, scoped: bool) -> bool:
+    for table in ("experiments", "experiment_tags"):
+        mine = f"(FROM mlflow.{table}" + (" SEMI JOIN s_experiments USING (experiment_id))" if scoped else ")")
+        rows = connection.execute(
+            f"SELECT EXISTS ((FROM s_{table} EXCEPT ALL {mine}) UNION ALL ({mine} EXCEPT ALL FROM s_{table}))"
+        ).fetchall()
+        if rows[0][0]:
+            return True
+    return False
+
+
+def write_batch(connection: DuckDBPyConnection, batch: int, sync_id: int, now: datetime) -> None:
+    """Rewrite the runs of one batch and append what changed. Inside the caller's transaction."""
+    only = f"(SELECT run_uuid FROM s_changed WHERE batch = {int(batch)})"
+    _run_events(connection, batch, sync_id, now)
+    old = connection.execute(f"SELECT count(*) FROM s_changed WHERE batch = {int(batch)} AND NOT is_new").fetchall()[0][
+        0
+    ]
+    if old:
+        for table in CHILDREN:
+            connection.execute(f"DELETE FROM mlflow.{table} WHERE run_uuid IN {only}")
+    for table in CHILDREN:
+        connection.execute(f"INSERT INTO mlflow.{table} SELECT * FROM s_{table} WHERE run_uuid IN {only}")
+    verb = "INSERT OR REPLACE" if old else "INSERT"
+    connection.execute(f"{verb} INTO mlflow.runs SELECT * FROM s_runs WHERE run_uuid IN {only}")
+
+
+def write_fingerprints(connection: DuckDBPyConnection, batch: int) -> None:
+    """The last write of a batch's transaction."""
+    fields = ", ".join(("fp_run", *FINGERPRINTS.values()))
+    connection.execute(
+        f"INSERT OR REPLACE INTO mlflow.run_state SELECT run_uuid, {fields}, ? FROM s_changed WHERE batch = ?",
+        [engine(), batch],
+    )
+
+
+_EVENT = "INSERT INTO mlflow.run_events"
+
+
+def _run_events(connection: DuckDBPyConnection, batch: int, sync_id: int, now: datetime) -> None:
+    connection.execute(
+        f"{_EVENT} SELECT ?, run_uuid, experiment_id, 'run_added', NULL, NULL, NULL, ? "
+        "FROM s_changed WHERE batch = ? AND is_new ORDER BY start_time, run_uuid",
+        [sync_id, now, batch],
+    )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE s_old AS SELECT run_uuid, experiment_id FROM s_changed "
+        f"WHERE batch = {int(batch)} AND NOT is_new"
+    )
+    if not connection.execute("SELECT EXISTS (FROM s_old)").fetchall()[0][0]:
+        return
+    for column in RUN_COLUMNS:
+        if column in _NO_EVENT:
+            continue
+        connection.execute(
+            f"""{_EVENT} SELECT ?, s.run_uuid, s.experiment_id, 'run_changed', '{column}',
+                       m.{column}::VARCHAR, s.{column}::VARCHAR, ?
+                FROM s_runs s JOIN mlflow.runs m USING (run_uuid) SEMI JOIN s_old o ON o.run_uuid = s.run_uuid
+                WHERE s.{column} IS DISTINCT FROM m.{column}""",
+            [sync_id, now],
+        )
+    for table, noun in (("tags", "tag"), ("params", "param"), ("latest_metrics", "metric")):
+        _pair_events(connection, table, noun, sync_id, now)
+    _point_events(connection, sync_id, now)
+
+
+def _pair_events(connection: DuckDBPyConnection, table: str, noun: str, sync_id: int, now: datetime) -> None:
+    """Keys that came, went or changed their value."""
+    connection.execute(
+        f"""{_EVENT}
+            WITH o AS (FROM mlflow.{table} t SEMI JOIN s_old USING (run_uuid)),
+                 n AS (FROM s_{table} t SEMI JOIN s_old USING (run_uuid))
+            SELECT ?, run_uuid, s_old.experiment_id,
+                   '{noun}_' || CASE WHEN o.key IS NULL THEN 'added'
+                        WHEN n.key IS NULL THEN 'deleted' ELSE 'changed' END,
+                   coalesce(n.key, o.key), o.value::VARCHAR, n.value::VARCHAR, ?
+            FROM o FULL JOIN n ON o.run_uuid = n.run_uuid AND o.key = n.key
+            JOIN s_old ON s_old.run_uuid = coalesce(n.run_uuid, o.run_uuid)
+            WHERE o.key IS NULL OR n.key IS NULL OR o.value IS DISTINCT FROM n.value""".replace(
+            "SELECT ?, run_uuid,", "SELECT ?, coalesce(n.run_uuid, o.run_uuid),"
+        ),
+        [sync_id, now],
+    )
+
+
+def _point_events(connection: DuckDBPyConnection, sync_id: int, now: datetime) -> None:
+    """How many points of history came or went, a key: a late point leaves no other trace."""
+    for kind, left, right in (
+        ("points_added", "s_metric_history", "mlflow.metric_history"),
+        ("points_deleted", "mlflow.metric_history", "s_metric_history"),
+    ):
+        connection.execute(
+            f"""{_EVENT}
+                SELECT ?, d.run_uuid, s_old.experiment_id, '{kind}', d.key, NULL, count(*)::VARCHAR, ?
+                FROM (SELECT * FROM {left} SEMI JOIN s_old USING (run_uuid)
+                      EXCEPT ALL SELECT * FROM {right} SEMI JOIN s_old USING (run_uuid)) d
+                JOIN s_old ON s_old.run_uuid = d.run_uuid
+                GROUP BY d.run_uuid, s_old.experiment_id, d.key""",
+            [sync_id, now],
+        )
+
+
+def remove_runs(connection: DuckDBPyConnection, run_ids: Sequence[str], sync_id: int, now: datetime) -> None:
+    """Runs that the store says are gone (``mlflow gc``). Inside the caller's transaction."""
+    if not run_ids:
+        return
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE s_gone AS SELECT unnest(?::VARCHAR[]) AS run_uuid", [list(run_ids)]
+    )
+    connection.execute(
+        f"{_EVENT} SELECT ?, run_uuid, experiment_id, 'run_removed', NULL, status, NULL, ? "
+        "FROM mlflow.runs SEMI JOIN s_gone USING (run_uuid) ORDER BY run_uuid",
+        [sync_id, now],
+    )
+    for table in (*CHILDREN, "runs", "run_state"):
+        connection.execute(f"DELETE FROM mlflow.{table} WHERE run_uuid IN (FROM s_gone)")
+
+
+def write_experiments(connection: DuckDBPyConnection, sync_id: int, now: datetime, *, scoped: bool) -> None:
+    """Make both experiment tables equal to the stage. Inside the caller's transaction."""
+    mine = "mlflow.experiments" + (" SEMI JOIN s_experiments USING (experiment_id)" if scoped else "")
+    connection.execute(
+        f"""{_EVENT}
+            WITH o AS (FROM {mine}), n AS (FROM s_experiments)
+            SELECT ?, NULL, coalesce(n.experiment_id, o.experiment_id), 'experiment_' ||
+                   CASE WHEN o.experiment_id IS NULL THEN 'added' WHEN n.experiment_id IS NULL THEN 'removed'
+                        ELSE 'changed' END, NULL, o.name, n.name, ?
+            FROM o FULL JOIN n ON o.experiment_id = n.experiment_id
+            WHERE o.experiment_id IS NULL OR n.experiment_id IS NULL OR o.name <> n.name
+               OR o.lifecycle_stage IS DISTINCT FROM n.lifecycle_stage
+               OR o.creation_time IS DISTINCT FROM n.creation_time""",
+        [sync_id, now],
+    )
+    where = " WHERE experiment_id IN (SELECT experiment_id FROM s_experiments)" if scoped else ""
+    gone = where or " WHERE experiment_id NOT IN (SELECT experiment_id FROM s_experiments)"
+    connection.execute(f"DELETE FROM mlflow.experiment_tags{where}")
+    connection.execute("INSERT INTO mlflow.experiment_tags FROM s_experiment_tags")
+    if not scoped:
+        connection.execute(f"DELETE FROM mlflow.experiments{gone}")
+    connection.execute("INSERT OR REPLACE INTO mlflow.experiments FROM s_experiments")
+
+
+def differences(connection: DuckDBPyConnection) -> list[tuple[str, int, int]]:
+    """``(table, rows only in the store, rows only in the mirror)`` for every table that differs, row by row.
+
+    The stage must hold every run of the store; runs the store refused are left out on both sides.
+    """
+    found = []
+    for table in MIRROR:
+        columns = ", ".join(f'"{c}"' for c in MIRROR[table])
+        keep = "" if table.startswith("experiment") else " WHERE run_uuid NOT IN (SELECT run_uuid FROM s_refused)"
+        counts = [
+            connection.execute(
+                f"SELECT count(*) FROM (SELECT {columns} FROM {a}{keep} EXCEPT ALL SELECT {columns} FROM {b}{keep})"
+            ).fetchall()[0][0]
+            for a, b in ((f"s_{table}", f"mlflow.{table}"), (f"mlflow.{table}", f"s_{table}"))
+        ]
+        if any(counts):
+            found.append((table, counts[0], counts[1]))
+    return found

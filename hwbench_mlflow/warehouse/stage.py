@@ -1,0 +1,179 @@
+"""The stage: temporary DuckDB tables that hold what a reader took from the store, before anything is decided.
+
+Temporary tables live in the warehouse's connection and spill to disk past the memory limit, so the store is read
+and closed before the first write. Owns their names and columns; knows no store and no verdict.
+"""
+
+# ruff: noqa: S608 -- names come from our own tables of columns, run ids are quoted; values are bound
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
+    from duckdb import DuckDBPyConnection
+
+EXPERIMENT_COLUMNS = (
+    "experiment_id", "name", "artifact_location", "lifecycle_stage", "creation_time", "last_update_time", "workspace",
+)  # fmt: skip
+RUN_COLUMNS = (
+    "run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status", "start_time", "end_time",
+    "source_version", "lifecycle_stage", "artifact_uri", "experiment_id", "deleted_time",
+)  # fmt: skip
+PAIR = ("run_uuid", "key", "value")
+POINT = ("run_uuid", "key", "value", "timestamp", "step", "is_nan")
+
+MIRROR: dict[str, tuple[str, ...]] = {
+    "experiments": EXPERIMENT_COLUMNS,
+    "experiment_tags": ("experiment_id", "key", "value"),
+    "runs": RUN_COLUMNS,
+    "tags": PAIR,
+    "params": PAIR,
+    "latest_metrics": POINT,
+    "metric_history": POINT,
+}
+"""Columns of each mirrored table, in the order of ``mlflow.*`` and ``s_*``."""
+
+CHILDREN = ("tags", "params", "latest_metrics", "metric_history")
+FINGERPRINTS = {
+    "tags": "fp_tags", "params": "fp_params", "latest_metrics": "fp_latest", "metric_history": "fp_history",
+}  # fmt: skip
+
+_TYPES = {
+    "experiment_id": "BIGINT", "creation_time": "BIGINT", "last_update_time": "BIGINT", "start_time": "BIGINT",
+    "end_time": "BIGINT", "deleted_time": "BIGINT", "timestamp": "BIGINT", "step": "BIGINT", "is_nan": "BOOLEAN",
+}  # fmt: skip
+
+
+def column_type(table: str, column: str) -> str:
+    """The DuckDB type of a mirrored column."""
+    if column == "value" and table in {"latest_metrics", "metric_history"}:
+        return "DOUBLE"
+    return _TYPES.get(column, "VARCHAR")
+
+
+def row_hash(table: str, alias: str = "") -> str:
+    """SQL for the 64-bit hash of one row.
+
+    Two different sets of rows give the same *sum* of hashes with odds of about 2^-64 (5e-20) a comparison, unless
+    someone chooses the values to that end; `--full` rewrites nothing either then, `verify --store` compares rows.
+    """
+    prefix = f"{alias}." if alias else ""
+    return "hash(" + ", ".join(f'{prefix}"{c}"' for c in MIRROR[table]) + ")"
+
+
+class Stage:
+    """Temporary tables ``s_<table>`` of one sync.
+
+    After a read, ``s_runs`` and ``s_experiments`` list everything in scope; ``s_candidates`` names the runs whose
+    four child tables are staged completely. A run in ``s_runs`` that is no candidate is known to be unchanged.
+    ``s_refused`` names runs that cannot be mirrored exactly.
+    """
+
+    def __init__(self, connection: DuckDBPyConnection) -> None:
+        self.connection = connection
+        for table, columns in MIRROR.items():
+            body = ", ".join(f'"{c}" {column_type(table, c)}' for c in columns)
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE s_{table} ({body})")
+        connection.execute("CREATE OR REPLACE TEMP TABLE s_candidates (run_uuid VARCHAR)")
+        connection.execute("CREATE OR REPLACE TEMP TABLE s_refused (run_uuid VARCHAR, reason VARCHAR)")
+
+    def load(self, table: str, rows: pyarrow.RecordBatchReader | pyarrow.Table) -> None:
+        """Append Arrow rows whose column names are the mirror's; NaN flags become NaN here and only here."""
+        columns = ", ".join(f'"{c}"' for c in MIRROR[table])
+        picked = ", ".join(self._source(table, c) for c in MIRROR[table])
+        self.connection.register("s_incoming", rows)
+        try:
+            self.connection.execute(f"INSERT INTO s_{table} ({columns}) SELECT {picked} FROM s_incoming")
+        finally:
+            self.connection.unregister("s_incoming")
+
+    @staticmethod
+    def _source(table: str, column: str) -> str:
+        if column == "value" and table in {"latest_metrics", "metric_history"}:
+            return "CASE WHEN is_nan::BOOLEAN THEN 'nan'::DOUBLE ELSE value::DOUBLE END"
+        return f'"{column}"::{column_type(table, column)}'
+
+    def add_candidates(self, run_ids: Iterable[str]) -> None:
+        """Name runs whose children the reader is going to stage completely."""
+        import pyarrow as pa
+
+        names = pa.table({"run_uuid": pa.array(list(run_ids), pa.string())})
+        self.connection.register("s_incoming", names)
+        self.connection.execute("INSERT INTO s_candidates SELECT run_uuid FROM s_incoming EXCEPT FROM s_candidates")
+        self.connection.unregister("s_incoming")
+
+    def all_are_candidates(self) -> None:
+        """Every run of ``s_runs`` has its children staged."""
+        self.connection.execute("CREATE OR REPLACE TEMP TABLE s_candidates AS SELECT run_uuid FROM s_runs")
+
+    def changed_run_rows(self) -> list[str]:
+        """Runs of ``s_runs`` that the mirror lacks, holds differently, or holds without a current fingerprint."""
+        from hwbench_mlflow.warehouse.database import engine
+
+        rows = self.connection.execute(
+            f"""SELECT s.run_uuid FROM s_runs s LEFT JOIN mlflow.run_state f
+                    ON f.run_uuid = s.run_uuid AND f.engine = ?
+                WHERE f.run_uuid IS NULL OR f.fp_run <> {row_hash("runs", "s")}::HUGEINT""",
+            [engine()],
+        ).fetchall()
+        return [r[0] for r in rows]
+
+    def changed_tags(self, rows: pyarrow.RecordBatchReader) -> list[str]:
+        """Runs whose tags, streamed past and not kept, differ from the mirror's fingerprint."""
+        self.connection.register("s_incoming", rows)
+        try:
+            found = self.connection.execute(
+                f"""WITH seen AS (
+                        SELECT run_uuid, sum({row_hash("tags")}::HUGEINT) AS fp FROM s_incoming GROUP BY run_uuid)
+                    SELECT s.run_uuid FROM s_runs s
+                    JOIN mlflow.run_state f USING (run_uuid) LEFT JOIN seen USING (run_uuid)
+                    WHERE coalesce(seen.fp, 0) <> f.fp_tags"""
+            ).fetchall()
+        finally:
+            self.connection.unregister("s_incoming")
+        return [r[0] for r in found]
+
+    def mirrored_rows_of_missing_runs(self) -> dict[str, int]:
+        """Rows that the mirror holds, a table, of runs that ``s_runs`` no longer lists."""
+        return {
+            table: self._count(
+                f"SELECT count(*) FROM mlflow.{table} WHERE run_uuid IN "
+                "(SELECT run_uuid FROM mlflow.runs EXCEPT SELECT run_uuid FROM s_runs)"
+            )
+            for table in CHILDREN
+        }
+
+    def missing_runs(self, experiments: Sequence[str]) -> list[str]:
+        """Runs of the mirror that ``s_runs`` does not list, within the scope."""
+        scope = ""
+        if experiments:
+            scope = " WHERE experiment_id IN (SELECT experiment_id FROM s_experiments)"
+        return [
+            r[0]
+            for r in self.connection.execute(
+                f"SELECT run_uuid FROM mlflow.runs{scope} EXCEPT SELECT run_uuid FROM s_runs"
+            ).fetchall()
+        ]
+
+    def refuse(self, run_ids: Iterable[tuple[str, str]]) -> None:
+        """Leave runs out of this sync, each with its reason."""
+        rows = list(run_ids)
+        if rows:
+            self.connection.executemany("INSERT INTO s_refused VALUES (?, ?)", [list(r) for r in rows])
+
+    def run_count(self) -> int:
+        """Runs in scope."""
+        return self._count("SELECT count(*) FROM s_runs")
+
+    def _count(self, sql: str) -> int:
+        row = self.connection.execute(sql).fetchone()
+        self.connection.execute("SELECT 1").fetchall()
+        return int(row[0]) if row else 0
+
+    def drop(self) -> None:
+        """Give the memory back."""
+        for table in (*MIRROR, "candidates", "refused"):
+            self.connection.execute(f"DROP TABLE IF EXISTS s_{table}")

@@ -1,0 +1,307 @@
+"""One sync, from the lock to the log: read, close the store, plan, write in batches, remember.
+
+Composes the reader, the stage, the mirror and the star schema; holds no SQL about any of their tables but the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from hwbench_mlflow import __version__
+from hwbench_mlflow.errors import StoreError
+from hwbench_mlflow.warehouse import database, mirror
+from hwbench_mlflow.warehouse.readers import Mode, Reader, Request, StoreState
+from hwbench_mlflow.warehouse.stage import Stage
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+T = TypeVar("T")
+SCHEMA_VERSION = 1
+BATCH_RUNS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncOptions:
+    """What to compare and how. ``experiments`` empty means all of them.
+
+    ``rebind`` lets a warehouse that mirrors one store follow another (a moved file, a new host name): runs that the
+    new store lacks are then removed from the mirror. ``lock_wait_s`` is how long to wait for open readers.
+    """
+
+    mode: Mode = Mode.DEFAULT
+    experiments: tuple[str, ...] = ()
+    dry_run: bool = False
+    rebind: bool = False
+    batch_runs: int = BATCH_RUNS
+    lock_wait_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncSummary:
+    """What one sync saw and did; ``up_to_date`` means that it wrote nothing. Times in seconds."""
+
+    store: str
+    reader: str
+    mode: str
+    dry_run: bool
+    up_to_date: bool
+    runs_seen: int | None = None
+    runs_added: int = 0
+    runs_changed: int = 0
+    runs_removed: int = 0
+    events: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The stable object of ``hwbench sync --json``."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+class Evidence(Protocol):
+    """What makes results of mirrored runs; ``fetch`` runs outside transactions, the rest inside one."""
+
+    def pending(self, connection: DuckDBPyConnection) -> bool: ...
+    def fetch(self, connection: DuckDBPyConnection, batch: int) -> Any: ...
+    def write(self, connection: DuckDBPyConnection, fetched: Any, now: datetime) -> None: ...
+    def remove(self, connection: DuckDBPyConnection, run_ids: tuple[str, ...]) -> None: ...
+
+
+def nothing(_: str) -> None:
+    """The default for both hooks: say nothing, do nothing."""
+
+
+def sync(
+    reader: Reader,
+    db: Path,
+    options: SyncOptions | None = None,
+    *,
+    evidence: Evidence | None = None,
+    say: Callable[[str], None] = nothing,
+    at_step: Callable[[str], None] = nothing,
+) -> SyncSummary:
+    """Make ``db`` mirror ``reader``'s store. ``say`` gets lines for people.
+
+    ``at_step`` is called with a name after every step that a crash could follow: it exists so that tests can be one.
+    ``evidence`` fetches and judges results; without it only the mirror is kept.
+    Raises :class:`~hwbench_mlflow.errors.StoreError` (DuckDB's own failures included).
+    """
+    import duckdb
+
+    options = options or SyncOptions()
+    began = time.perf_counter()
+    scope = "\n".join(sorted(options.experiments))
+    try:
+        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, evidence):
+            return SyncSummary(
+                store=reader.store, reader=reader.kind, mode=str(options.mode), dry_run=options.dry_run,
+                up_to_date=True, seconds={"total": time.perf_counter() - began},
+            )  # fmt: skip
+        with database.writer(db, wait_s=options.lock_wait_s, say=say) as connection:
+            return _Sync(reader, connection, options, scope, evidence, say, at_step, began).run()
+    except duckdb.Error as error:
+        raise StoreError(*database.explain(db, error)) from error
+
+
+def _unchanged(reader: Reader, db: Path, scope: str, evidence: Evidence | None) -> bool:
+    """True if the last finished sync of this scope saw exactly this store and left nothing to retry."""
+    if not db.exists():
+        return False
+    try:
+        with database.reader(db) as connection:
+            previous = _previous(connection, reader, scope)
+            if previous is None or not reader.unchanged(previous):
+                return False
+            return evidence is None or not evidence.pending(connection)
+    except StoreError:
+        # Locked, older or broken: the writer's path says so, with the right words.
+        return False
+
+
+def _previous(connection: DuckDBPyConnection, reader: Reader, scope: str) -> StoreState | None:
+    """What the last sync of this scope remembered; None if any sync since was killed."""
+    if connection.execute("SELECT EXISTS (FROM mlflow.sync_log WHERE finished_at IS NULL)").fetchall()[0][0]:
+        return None
+    rows = connection.execute(
+        "SELECT state FROM mlflow.sync_state WHERE scope = ? AND store = ?", [scope, reader.store]
+    ).fetchall()
+    return StoreState.from_json(rows[0][0]) if rows else None
+
+
+def utc_now() -> datetime:
+    """Now, as the naive UTC that the warehouse stores."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+class _Sync:
+    """The steps of one sync that share a connection."""
+
+    def __init__(  # noqa: PLR0917 -- one caller, a few lines above
+        self,
+        reader: Reader,
+        connection: DuckDBPyConnection,
+        options: SyncOptions,
+        scope: str,
+        evidence: Evidence | None,
+        say: Callable[[str], None],
+        at_step: Callable[[str], None],
+        began: float,
+    ) -> None:
+        self.reader, self.connection, self.options, self.scope = reader, connection, options, scope
+        self.evidence, self.say, self.at_step, self.began = evidence, say, at_step, began
+        self.started = utc_now()
+        self.seconds: dict[str, float] = {}
+        self.sync_id: int | None = None
+
+    def run(self) -> SyncSummary:
+        self._refuse_other_store()
+        previous = _previous(self.connection, self.reader, self.scope)
+        stage = Stage(self.connection)
+        state = self._timed(
+            "read",
+            lambda: self.reader.read(
+                stage, Request(mode=self.options.mode, experiments=self.options.experiments, previous=previous)
+            ),
+        )
+        self.at_step("read")
+        plan = self._timed("plan", lambda: self._plan(stage))
+        if not self.options.dry_run:
+            self._timed("write", lambda: self._write(plan, state, previous))
+        summary = self._summary(stage, plan)
+        stage.drop()
+        return summary
+
+    def _plan(self, stage: Stage) -> mirror.Plan:
+        scoped = bool(self.options.experiments)
+        missing = stage.missing_runs(self.options.experiments)
+        gone = self.reader.confirm_gone(missing) if missing else set()
+        for run_id in set(missing) - gone:
+            self.say(f"run {run_id} was not listed, but the store still knows it: kept as it is")
+        return mirror.plan(self.connection, sorted(gone), batch_runs=self.options.batch_runs, scoped=scoped)
+
+    def _write(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
+        for batch in range(plan.batches):
+            fetched = self.evidence.fetch(self.connection, batch) if self.evidence else None
+            with database.transaction(self.connection):
+                sync_id = self._sync_id()
+                mirror.write_batch(self.connection, batch, sync_id, self.started)
+                if self.evidence is not None and fetched is not None:
+                    self.evidence.write(self.connection, fetched, self.started)
+                self.at_step(f"inside {batch}")
+                mirror.write_fingerprints(self.connection, batch)
+            self.at_step(f"batch {batch}")
+            self.say(f"batch {batch + 1} of {plan.batches} written")
+        if plan.empty and state == previous and self.sync_id is None and not self._refused_differ():
+            return
+        with database.transaction(self.connection):
+            self._finish(plan, state)
+            self.at_step("inside finish")
+        self.at_step("finish")
+
+    def _finish(self, plan: mirror.Plan, state: StoreState) -> None:
+        connection = self.connection
+        if not plan.empty:
+            sync_id = self._sync_id()
+            mirror.remove_runs(connection, plan.removed, sync_id, self.started)
+            if self.evidence is not None:
+                self.evidence.remove(connection, plan.removed)
+            if plan.experiments_differ:
+                mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
+            connection.execute(
+                """UPDATE mlflow.sync_log SET finished_at = ?, runs_seen = (SELECT count(*) FROM s_runs),
+                       runs_added = ?, runs_changed = ?, runs_removed = ?,
+                       events = (SELECT count(*) FROM mlflow.run_events WHERE sync_id = ?) WHERE sync_id = ?""",
+                [utc_now(), plan.added, plan.changed, len(plan.removed), sync_id, sync_id],
+            )
+        # Syncs that were killed are over too: what they left undone is done now.
+        connection.execute("UPDATE mlflow.sync_log SET finished_at = ? WHERE finished_at IS NULL", [utc_now()])
+        connection.execute("DELETE FROM mlflow.refused_runs WHERE run_uuid IN (SELECT run_uuid FROM s_runs)")
+        connection.execute(
+            "INSERT OR REPLACE INTO mlflow.refused_runs SELECT run_uuid, min(reason) FROM s_refused GROUP BY 1"
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO mlflow.sync_state VALUES (?, ?, ?)",
+            [self.scope, self.reader.store, state.to_json()],
+        )
+
+    def _refused_differ(self) -> bool:
+        return bool(
+            self.connection.execute(
+                "SELECT EXISTS (SELECT run_uuid FROM s_refused EXCEPT SELECT run_uuid FROM mlflow.refused_runs)"
+            ).fetchall()[0][0]
+        )
+
+    def _sync_id(self) -> int:
+        """This sync's number; its log row is written with the first thing that it writes."""
+        if self.sync_id is None:
+            rows = self.connection.execute("SELECT coalesce(max(sync_id), 0) + 1 FROM mlflow.sync_log").fetchall()
+            self.sync_id = int(rows[0][0])
+            self.connection.execute(
+                "INSERT INTO mlflow.sync_log (sync_id, started_at, store, reader, mode, scope, hwbench_version) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [self.sync_id, self.started, self.reader.store, self.reader.kind, str(self.options.mode), self.scope,
+                 __version__],
+            )  # fmt: skip
+        return self.sync_id
+
+    def _refuse_other_store(self) -> None:
+        rows = self.connection.execute(
+            "SELECT DISTINCT store FROM mlflow.sync_log WHERE store <> ? AND sync_id = "
+            "(SELECT max(sync_id) FROM mlflow.sync_log)",
+            [self.reader.store],
+        ).fetchall()
+        if rows and not self.options.rebind:
+            raise StoreError(
+                f"this warehouse mirrors {rows[0][0]}, not {self.reader.store}",
+                remedy="name another file with --db, or pass --rebind if it is the same store at a new place",
+            )
+
+    def _timed(self, name: str, step: Callable[[], T]) -> T:
+        begin = time.perf_counter()
+        value = step()
+        self.seconds[name] = time.perf_counter() - begin
+        return value
+
+    def _summary(self, stage: Stage, plan: mirror.Plan) -> SyncSummary:
+        refused = dict(self.connection.execute("SELECT run_uuid, min(reason) FROM s_refused GROUP BY 1").fetchall())
+        events = 0
+        if self.sync_id is not None:
+            events = self.connection.execute(
+                "SELECT count(*) FROM mlflow.run_events WHERE sync_id = ?", [self.sync_id]
+            ).fetchall()[0][0]
+        return SyncSummary(
+            store=self.reader.store,
+            reader=self.reader.kind,
+            mode=str(self.options.mode),
+            dry_run=self.options.dry_run,
+            up_to_date=plan.empty,
+            runs_seen=stage.run_count(),
+            runs_added=plan.added,
+            runs_changed=plan.changed,
+            runs_removed=len(plan.removed),
+            events=events,
+            refused=refused,
+            seconds={**self.seconds, "total": time.perf_counter() - self.began},
+        )
+
+
+def verify_store(reader: Reader, db: Path) -> list[tuple[str, int, int]]:
+    """``(table, rows only in the store, rows only in the mirror)`` for each table that differs; empty is exact.
+
+    Every row of both is compared; nothing is written. Raises :class:`~hwbench_mlflow.errors.StoreError`.
+    """
+    import duckdb
+
+    try:
+        with database.reader(db) as connection:
+            stage = Stage(connection)
+            reader.read(stage, Request(mode=Mode.FULL))
+            return mirror.differences(connection)
+    except duckdb.Error as error:
+        raise StoreError(*database.explain(db, error)) from error

@@ -1,0 +1,54 @@
+"""Stores and comparisons shared by the warehouse's tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import duckdb
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+MIRRORED = (
+    "mlflow.experiments", "mlflow.experiment_tags", "mlflow.runs", "mlflow.tags", "mlflow.params",
+    "mlflow.latest_metrics", "mlflow.metric_history", "mlflow.run_state",
+)  # fmt: skip
+
+
+def dump(db: Path, tables: tuple[str, ...] = MIRRORED) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of the tables, as text so that NaN equals NaN, sorted."""
+    with duckdb.connect(str(db), read_only=True) as connection:
+        return {
+            t: sorted(tuple(str(v) for v in row) for row in connection.execute(f"FROM {t}").fetchall()) for t in tables
+        }
+
+
+def events(db: Path) -> list[tuple[object, ...]]:
+    """``(kind, key, old, new)`` of every event, in order."""
+    with duckdb.connect(str(db), read_only=True) as connection:
+        return connection.execute(
+            "SELECT kind, key, old_value, new_value FROM mlflow.run_events ORDER BY sync_id, rowid"
+        ).fetchall()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with MLflow's schema and nothing in it; making one takes MLflow seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own use of SQLAlchemy 2.1, not ours
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> Path:
+    """A fresh SQLite store of the test's own."""
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(empty_store, path)
+    return path

@@ -1,0 +1,30 @@
+"""The commands ``sync`` and ``query`` as their users type them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from hwbench_mlflow.cli.query import query
+from hwbench_mlflow.cli.sync import sync
+from hwbench_mlflow.errors import UsageError
+
+
+def test_sync_then_query(store: Path, tmp_path: Path) -> None:
+    db = str(tmp_path / "w.duckdb")
+    flags = ["--tracking-uri", f"sqlite:///{store}", "--db", db, "--json"]
+    first = json.loads(CliRunner().invoke(sync, flags).stdout)
+    assert (first["schema_version"], first["up_to_date"]) == (1, False)
+    assert json.loads(CliRunner().invoke(sync, flags).stdout)["up_to_date"] is True
+    said = CliRunner().invoke(query, ["SELECT name FROM mlflow.experiments", "--db", db, "--format", "json"])
+    assert json.loads(said.stdout) == [{"name": "Default"}]
+    refused = CliRunner().invoke(query, ["SELECT * FROM read_csv('/etc/passwd')", "--db", db])
+    assert isinstance(refused.exception, UsageError)
+    assert isinstance(CliRunner().invoke(query, ["DROP TABLE mlflow.runs", "--db", db]).exception, UsageError)
+
+
+def test_a_store_that_cannot_be_synced_is_a_usage_error(tmp_path: Path) -> None:
+    said = CliRunner().invoke(sync, ["--tracking-uri", "http://127.0.0.1:1", "--db", str(tmp_path / "w.duckdb")])
+    assert isinstance(said.exception, UsageError)
