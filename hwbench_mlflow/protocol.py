@@ -43,9 +43,13 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Which device to open, and the nonce that the timed inputs are drawn from."""
+    """Which device to open, what to load on it, and the nonce that the timed inputs are drawn from.
+
+    ``workload`` is the request's, with its weights policy settled by the parent: every worker loads the same.
+    """
 
     device_id: str
+    workload: Workload
     nonce: str
     slots: int
     min_samples: int

@@ -39,10 +39,14 @@ from hwbench_mlflow.model import (
     WeightsPolicy,
     WorkerRecord,
     WorkerSamples,
+    Workload,
 )
 from hwbench_mlflow.sampling import GpuWatch, Sampler, WindowConditions
 from hwbench_mlflow.stats import aggregate
 from hwbench_mlflow.supervise import WorkerProcess, device_lock
+from hwbench_mlflow.workloads.build import locate_weights
+from hwbench_mlflow.workloads.hub import Weights
+from hwbench_mlflow.workloads.resolve import resolve
 
 N = TypeVar("N", int, float)
 
@@ -104,17 +108,24 @@ def run(
     started_at, origin, load_before = _now(), time.perf_counter_ns(), load_average()
     with contextlib.ExitStack() as stack:
         availability, device, outcomes = None, None, []
+        located: Weights | None = None
+        workload, warnings = request.workload, tuple[str, ...]()
         for index in range(request.profile.workers):
             with _worker() as worker:
                 say.stage(f"worker {index + 1} of {request.profile.workers}: probing {request.platform}")
                 worker.say(protocol.Measure(request=request))
                 if before_timing is not None and index == 0:
                     before_timing()
+                if located is None:  # while the worker imports its libraries
+                    located = locate_weights(resolve(request.workload))
                 found = _probe(worker, request.platform)
                 if availability is None or device is None:
                     availability, device = found, choose_device(found, request.device)
+                    workload, warnings = settle_weights(request.workload, located)
+                    for warning in warnings:
+                        say.warn(warning)
                     stack.enter_context(device_lock(lock_name(device), say.warn))
-                outcomes.append(_measure(worker, index, request, device, say))
+                outcomes.append(_measure(worker, index, request, work=workload, device=device, say=say))
         assert availability is not None
         assert device is not None
         say.stage("reference outputs and the device's peak, in a process of their own")
@@ -133,6 +144,7 @@ def run(
     )
     conditions = _conditions([o.conditions for o in outcomes], load_before)
     workload = outcomes[0].loaded.workload
+    warnings += tuple(warning for outcome in outcomes for warning in outcome.loaded.warnings)
     result = BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         result_id=samples.result_id,
@@ -160,7 +172,7 @@ def run(
         simulation_reason=device.emulation_reason,
         calibration=referred.calibration,
         energy=_energy(device, outcomes),
-        warnings=tuple(dict.fromkeys(w for o in outcomes for w in o.loaded.warnings)),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
     return Measured(result=result, samples=samples)
 
@@ -185,6 +197,23 @@ def choose_device(found: Availability, asked: str | None) -> Device:
         )
         raise HardwareUnavailable(f"{wanted} is there, but failed its check: {broken.reason}", broken)
     return device
+
+
+def settle_weights(workload: Workload, found: Weights) -> tuple[Workload, tuple[str, ...]]:
+    """What the policy comes to, decided once for all workers, with the warnings to give.
+
+    Raises :class:`BenchmarkFailed` (``hub_unreachable``) where pretrained weights were asked for and are nowhere.
+    """
+    if found.folder is not None or workload.weights is WeightsPolicy.RANDOM:
+        return workload, ()
+    if workload.weights is WeightsPolicy.PRETRAINED:
+        raise BenchmarkFailed(
+            f"no pretrained weights for {workload.model}: {found.reason}",
+            FailureCategory.HUB_UNREACHABLE,
+            remedy="Fill the Hugging Face cache or name a folder with safetensors, or use --weights random",
+        )
+    warning = f"{workload.model} runs with random weights (seed {workload.weights_seed}): {found.reason}"
+    return replace(workload, weights=WeightsPolicy.RANDOM), (warning,)
 
 
 def lock_name(device: Device) -> str:
@@ -224,9 +253,11 @@ def _probe(worker: WorkerProcess, platform: Platform) -> Availability:
     return probed.availability
 
 
-def _measure(worker: WorkerProcess, index: int, request: RunRequest, device: Device, say: Progress) -> _WorkerOutcome:
+def _measure(
+    worker: WorkerProcess, index: int, request: RunRequest, *, work: Workload, device: Device, say: Progress
+) -> _WorkerOutcome:
     """Drive one worker from opening the session to its last word."""
-    profile, work = request.profile, request.workload
+    profile = request.profile
     name = f"worker {index + 1} of {profile.workers}"
     nonce = secrets.token_hex(16)
     seconds = profile.seconds / profile.workers
@@ -234,6 +265,7 @@ def _measure(worker: WorkerProcess, index: int, request: RunRequest, device: Dev
     worker.say(
         protocol.Open(
             device_id=device.id,
+            workload=work,
             nonce=nonce,
             slots=SLOTS,
             min_samples=-(-profile.min_samples // profile.workers),

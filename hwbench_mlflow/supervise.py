@@ -216,6 +216,7 @@ def worker_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([root, path] if path else [root]),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_OFFLINE": "1",  # the parent has fetched what there is; no worker waits for a network
         "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
     }
 

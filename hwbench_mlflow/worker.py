@@ -123,7 +123,7 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     channel.say(protocol.Probed(availability=found, import_ns=import_ns))
     opening = channel.expect(protocol.Open)
     device = _device(found, opening.device_id)
-    model = _load(order.request.workload)
+    model = _load(opening.workload)
     with backend.open(device, model.workload, model, order.request.threads) as session:
         channel.say(
             protocol.Loaded(
@@ -380,7 +380,7 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
 def _load(workload: Workload) -> LoadedModel:
     from hwbench_mlflow.workloads.build import load
 
-    return load(workload)
+    return load(workload, ask_hub=False)  # the parent has asked
 
 
 def _weights_digest(model: LoadedModel) -> str:
