@@ -68,7 +68,10 @@ class Challenge(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first line a reference worker gets: outputs of torch on the CPU in fp32, and the device's peak."""
+    """The first line a reference worker gets: outputs of torch on the CPU in fp32, and the device's peak.
+
+    ``fastest_flops_per_s`` is the best rate of any timed sample: a peak below it is measured again.
+    """
 
     request: RunRequest
     workload: Workload
@@ -76,6 +79,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device_id: str
     precision: Precision
     calibration_seconds: float
+    fastest_flops_per_s: float
 
 
 Command = Measure | Open | Go | Challenge | Reference

@@ -330,6 +330,10 @@ def _refer(
             device_id=device.id,
             precision=loaded.facts.effective_precision,
             calibration_seconds=CALIBRATION_SECONDS,
+            fastest_flops_per_s=max(
+                o.loaded.model.flops * o.answer.runs_per_sample / max(1, min(o.answer.samples_ns, default=1)) * 1e9
+                for o in outcomes
+            ),
         )
     )
     referred, _ = worker.expect(protocol.Referred, LOAD_TIMEOUT_S, "computing the reference")

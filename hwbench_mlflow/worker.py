@@ -26,6 +26,7 @@ from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, HwbenchE
 from hwbench_mlflow.host import thread_run_delay_ns
 from hwbench_mlflow.model import (
     Availability,
+    Calibration,
     CompileMode,
     Device,
     FailureCategory,
@@ -53,6 +54,8 @@ SCALING_SAMPLES = 5
 SCALING_SECONDS = 20.0
 """The probe stops at the first batch that shows growth; larger ones are for devices that small batches
 leave idle. It stops as well when the next batch would take longer than this."""
+
+CALIBRATION_RETRIES = 9
 
 CommandT = TypeVar("CommandT")
 
@@ -369,12 +372,26 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
             session.stage([inputs])
             outputs.append(_sampled(session, session.run(0), nonce, slot, inputs_digest(inputs)))
     backend = load_backend(order.request.backend)
-    calibration = backend.calibrate(
-        _device(backend.probe(), order.device_id), order.precision, order.calibration_seconds
-    )
+    calibration = calibrated(backend, _device(backend.probe(), order.device_id), order)
     channel.say(
         protocol.Referred(outputs=tuple(outputs), weights_sha256=_weights_digest(model), calibration=calibration)
     )
+
+
+def calibrated(backend: Backend, device: Device, order: protocol.Reference) -> Calibration | None:
+    """The device's peak: the best of a few calibrations, where the first is below what was achieved.
+
+    A peak is a maximum, so measuring again can only bring it nearer to the truth; one calibration on a busy
+    machine can be a hundred times too low, and would contradict an honest result.
+    """
+    best = backend.calibrate(device, order.precision, order.calibration_seconds)
+    for _ in range(CALIBRATION_RETRIES):
+        if best is None or best.peak_flops_per_s >= order.fastest_flops_per_s:
+            break
+        again = backend.calibrate(device, order.precision, order.calibration_seconds)
+        if again is not None and again.peak_flops_per_s > best.peak_flops_per_s:
+            best = again
+    return best
 
 
 def _load(workload: Workload) -> LoadedModel:

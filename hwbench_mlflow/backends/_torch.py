@@ -406,7 +406,8 @@ def measure_peak(torch_device: torch.device, precision: Precision, seconds: floa
 
 
 def _peak_at(torch_device: torch.device, dtype: torch.dtype, seconds: float) -> tuple[float, int, int]:
-    """``n`` doubles until one product takes 5 ms, so that launching it costs less than a thousandth.
+    """``n`` doubles until one product takes 5 ms, so that launching it costs less than a thousandth, and at
+    least to 1024: on a busy machine a small product can take that long by being interrupted.
 
     The best single product counts, of any size and of either layout of the second factor (a linear
     layer's is transposed): a peak is a maximum.
@@ -428,7 +429,7 @@ def _peak_at(torch_device: torch.device, dtype: torch.dtype, seconds: float) -> 
             if rate > best:
                 best, best_dim = rate, dim
             if not settled and timed % 2 == 0:
-                settled = took >= 5_000_000 or dim >= 16_384
+                settled = (took >= 5_000_000 and dim >= 1024) or dim >= 16_384
                 dim = dim if settled else dim * 2
                 left, right = _factors(torch_device, dtype, dim)
     return best, best_dim, timed
