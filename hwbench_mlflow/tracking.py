@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 NOTE_TAG = "mlflow.note.content"
 PARENT_TAG = "mlflow.parentRunId"
+KIND_TAG = "mlflow.experimentKind"
+"""By it MLflow's UI decides what to open: runs with charts and comparisons, or traces of GenAI."""
 RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 MAX_TABLE_ROWS = 5_000
 MAX_ARTIFACT_BYTES = 256 * 1024 * 1024
@@ -91,16 +93,23 @@ class Store:
         with store_errors():
             if self._adopted is not None and parent is None and start_ms is None:
                 run_id, self._adopted = self._adopted, None
+                self._show_as_runs()
                 if RANDOM_NAME.fullmatch(self.client.get_run(run_id).info.run_name or ""):
                     self.client.update_run(run_id, name=name)
                 return run_id
             from mlflow.tracking.context import registry
 
+            self._show_as_runs()
             tags = {**registry.resolve_tags(), "mlflow.source.name": "hwbench"}
             if parent is not None:
                 tags[PARENT_TAG] = parent
             run = self.client.create_run(self._experiment_id, start_time=start_ms, tags=tags, run_name=name)
             return str(run.info.run_id)
+
+    def _show_as_runs(self) -> None:
+        """Let the UI open the experiment on its runs, where nobody has said otherwise."""
+        if KIND_TAG not in self.client.get_experiment(self._experiment_id).tags:
+            self.client.set_experiment_tag(self._experiment_id, KIND_TAG, "custom_model_development")
 
     def start_pushed(self, result: BenchmarkResult) -> str:
         """A new run for a result that was measured elsewhere, at the time when it was."""
