@@ -10,13 +10,12 @@ Owns every file under ``HWBENCH_HOME`` (else the user's configuration directory 
 
 Directories that others can write to, and private keys that others can read, are refused with the command
 that repairs them. Changes happen under one lock, and a file is replaced whole or not at all. The store
-needs POSIX (owners, modes, ``flock``); :func:`.attest.check` does not.
+needs POSIX (owners and modes); :func:`.attest.check` does not.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import platform
 import re
@@ -29,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
+import filelock
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -333,12 +333,8 @@ def _locked(home: Path) -> Iterator[None]:
     """One process at a time changes the directory; made here if it is not there. Ends with the process."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_directory(home)
-    descriptor = os.open(home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with filelock.FileLock(home / ".lock", mode=0o600):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
