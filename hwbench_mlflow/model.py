@@ -241,7 +241,8 @@ class ModelInfo:
 
     ``flops`` counts a multiply-add as 2 (torch's ``FlopCounterMode``); ``weight_bytes`` is the
     parameters at the effective precision; ``min_bytes`` = weights once + inputs + outputs, a lower
-    bound of memory traffic; tables that are only looked up in (embeddings) are left out of it. ``config_sha256`` is of the canonical JSON of the resolved config.
+    bound of memory traffic; tables that are only looked up in (embeddings) are left out of it.
+    ``config_sha256`` is of the canonical JSON of the resolved config.
     """
 
     name: str
