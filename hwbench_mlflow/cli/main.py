@@ -81,9 +81,13 @@ def main() -> None:
         code = root.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        _tell_adopted_run(error.format_message())
+        code = ExitCode.USAGE
+    except click.ClickException as error:
+        reason = _usage_line(error)
+        click.echo(f"hwbench: {reason}", err=True)
+        _tell_adopted_run(reason)
         code = ExitCode.USAGE
     except click.Abort:
         click.echo("hwbench: aborted", err=True)
@@ -99,6 +103,18 @@ def main() -> None:
             _tell_adopted_run(str(error))
         code = error.exit_code
     sys.exit(int(code) if isinstance(code, int) else 0)
+
+
+def _usage_line(error: click.ClickException) -> str:
+    """What was wrong and what is allowed, in one line; click's own message takes four and lists nothing."""
+    said = " ".join(error.format_message().split())
+    if isinstance(error, click.exceptions.NoSuchOption) and error.ctx is not None:
+        options = [param for param in error.ctx.command.get_params(error.ctx) if isinstance(param, click.Option)]
+        allowed = [max(option.opts, key=len) for option in options if not option.hidden]
+        return f"{said} Allowed: {', '.join(allowed)}"
+    if isinstance(error, click.exceptions.NoSuchCommand):
+        return f"{said} Commands: {', '.join(COMMANDS)}"
+    return said
 
 
 def _one_line(error: HwbenchError) -> str:
