@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,11 +62,12 @@ class Store:
         # A server that is away should be said within seconds; MLflow's own default is minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         with store_errors():
-            from mlflow.tracking import MlflowClient
+            from mlflow.tracking import MlflowClient, get_tracking_uri
 
             for name in ("mlflow", "alembic"):  # a new store's migrations are no news for the user
                 logging.getLogger(name).setLevel(logging.WARNING)
 
+            _check_sqlite(tracking_uri or get_tracking_uri())
             self.client: MlflowClient = MlflowClient(tracking_uri)
             self.uri: str = self.client.tracking_uri
             self._adopted = os.environ.get("MLFLOW_RUN_ID")
@@ -269,12 +271,13 @@ class Store:
     def find_result(self, result_id: str) -> str | None:
         """The finished run that already holds this result, deleted ones included; None if there is none.
 
-        A push that was cut off leaves a run that is RUNNING: that one does not count.
+        A push that was cut off leaves a run that is RUNNING, or one that says why it failed: they do not count.
         """
         if not re.fullmatch(r"[0-9a-f]{32}", result_id):
             raise UsageError(f"{result_id!r} is not a result's id")
         found = self._search(f"params.`{evidence.RESULT_ID_PARAM}` = '{result_id}'")
-        return next((run.info.run_id for run in found if run.info.status in {"FINISHED", "FAILED"}), None)
+        whole = [run for run in found if run.info.status in {"FINISHED", "FAILED"}]
+        return next((run.info.run_id for run in whole if run.data.tags.get(ROLE_TAG) == "result"), None)
 
     def _search(self, condition: str) -> list[Run]:
         with store_errors():
@@ -319,12 +322,48 @@ def store_errors(missing: str | None = None) -> Iterator[None]:
         ) from error
     try:
         yield
+    except _database_errors() as error:  # MLflow lets them through while it opens a store
+        said = _one_line(getattr(error, "orig", None) or error)
+        raise StoreError(f"the tracking store cannot be used: {said}") from error
     except MlflowException as error:
         if missing is not None and error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise UsageError(missing) from error
         raise StoreError(f"the tracking store refused: {_one_line(error)}") from error
     except OSError as error:  # requests' ConnectionError is one; so is a full disk
         raise StoreError(f"the tracking store cannot be reached: {_one_line(error)}") from error
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """The base of SQLAlchemy's errors; nothing where MLflow came without it (mlflow-skinny)."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        return ()
+    return (SQLAlchemyError,)
+
+
+def _check_sqlite(uri: str) -> None:
+    """Refuse what is no MLflow store before MLflow touches it.
+
+    MLflow would put its tables into any SQLite database, and tries for minutes to open what it cannot.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    remedy = "Check --tracking-uri: it names a file that MLflow made, or one that does not exist yet"
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    if path.is_dir():
+        raise StoreError(f"the tracking store {path} is a folder", remedy=remedy)
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            remedy = "Another program holds it: try again when that is done"
+        raise StoreError(f"the tracking store {path} cannot be used: {error}", remedy=remedy) from error
+    if tables and "alembic_version" not in tables:
+        raise StoreError(f"{path} is a SQLite database of something else than MLflow", remedy=remedy)
 
 
 def failure_of(
