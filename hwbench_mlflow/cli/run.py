@@ -66,6 +66,7 @@ class OrEmpty(click.ParamType[Any]):
         return self.inner.get_metavar(param, ctx) or self.inner.name.upper()
 
 
+WATCHED = (signal.SIGINT, signal.SIGTERM)
 POSITIVE = OrEmpty(click.IntRange(min=1))
 
 
@@ -197,18 +198,31 @@ class _Session:
     def run_all(self, requests: list[RunRequest]) -> None:
         """Measure each; a failure of one does not stop the others, except being told to stop."""
         from hwbench_mlflow.cli.progress import TerminalProgress
+        from hwbench_mlflow.errors import StoreError
 
         parent = None
         with TerminalProgress() as progress:
-            if len(requests) > 1:
-                parent = self.store().start(_name(requests[0], batch=False))
             try:
+                if len(requests) > 1:
+                    with _undisturbed():
+                        parent = self.store().start(_name(requests[0], batch=False))
                 for request in requests:
                     self._run_one(request, parent, progress)
-            finally:
-                if parent is not None:
-                    children = [done.run_id for done in self.done if done.run_id] + ["failed"] * len(self.errors)
-                    self.store().end_parent(parent, children, len(requests) - len(self.done))
+            except StoreError:
+                # It says where the result is kept: that the parent cannot be ended either is no news.
+                with contextlib.suppress(StoreError):
+                    self._end_parent(parent, len(requests))
+                raise
+            except BaseException:
+                self._end_parent(parent, len(requests))
+                raise
+            self._end_parent(parent, len(requests))
+
+    def _end_parent(self, parent: str | None, configurations: int) -> None:
+        if parent is not None:
+            children = [done.run_id for done in self.done if done.run_id] + ["failed"] * len(self.errors)
+            with _undisturbed():
+                self.store().end_parent(parent, children, configurations - len(self.done))
 
     def _run_one(self, request: RunRequest, parent: str | None, progress: TerminalProgress) -> None:
         from hwbench_mlflow import evidence, runner
@@ -220,8 +234,10 @@ class _Session:
         def prepare() -> None:
             nonlocal run_id
             if self.out is None and run_id is None:
-                run_id = self.store().start(_name(request), parent=parent)
-                self.store().log_request(run_id, request)
+                store = self.store()
+                with _undisturbed():
+                    run_id = store.start(_name(request), parent=parent)
+                    store.log_request(run_id, request)
 
         try:
             measured = runner.run(request, progress, prepare)
@@ -249,27 +265,38 @@ class _Session:
             from hwbench_mlflow.tracking import failure_of
 
             failure = failure_of(error, category, request, describe_host())
-            self.store().fail(run_id, failure, killed=isinstance(error, Interrupted))
+            with _undisturbed():
+                self.store().fail(run_id, failure, killed=isinstance(error, Interrupted))
 
     def _keep(self, run_id: str | None, files: dict[str, bytes], result_id: str) -> None:
         """Log a result. Where the store went away meanwhile, it is written to a file: nothing is lost."""
         from hwbench_mlflow.bundle import write_bundle
-        from hwbench_mlflow.errors import StoreError
+        from hwbench_mlflow.errors import Interrupted, StoreError
+        from hwbench_mlflow.model import FailureCategory
 
         if run_id is None:
             assert self.out is not None
             write_bundle(self.out, files)
             self.done.append(_Done(run_id=None, file=str(self.out), files=files))
             return
+        from hwbench_mlflow.tracking import failure_of
+
         try:
-            self.store().log_result(run_id, files, self.key, self.keyring)
-        except StoreError as error:
+            with _undisturbed():
+                self.store().log_result(run_id, files, self.key, self.keyring)
+                self.done.append(_Done(run_id=run_id, file=None, files=files))
+        except (StoreError, Interrupted) as error:
+            if self.done and self.done[-1].run_id == run_id:  # told to stop, after it was logged
+                raise
             path = Path(f"hwbench-{result_id}.json")
             write_bundle(path, files)
-            raise StoreError(
+            kept = StoreError(
                 f"{error.args[0]}; the result is kept in {path}", remedy=f"When the store is back: hwbench push {path}"
-            ) from error
-        self.done.append(_Done(run_id=run_id, file=None, files=files))
+            )
+            # Mostly the store is away and cannot be told; where it can, the run should not stay RUNNING.
+            with contextlib.suppress(StoreError, Interrupted), _undisturbed():
+                self.store().fail(run_id, failure_of(kept, FailureCategory.CRASH, None, None))
+            raise kept from error
 
     def print_summary(self, *, as_json: bool) -> None:
         """What was measured, on standard output."""
@@ -317,14 +344,40 @@ def _interruptible() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        for known in watched:
+        for known in WATCHED:
             signal.signal(known, signal.SIG_IGN)
         raise Interrupted(f"interrupted by {signal.Signals(number).name}")
 
-    watched = [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, stop) for number in watched}
+    before = {number: signal.signal(number, stop) for number in WATCHED}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold one SIGTERM or Ctrl-C back until the block is done: a run that is half written stays RUNNING for
+    ever. A second one breaks off, for a store that hangs."""
+    from hwbench_mlflow.errors import Interrupted
+
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        del frame
+        if held:
+            raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+        held.append(number)
+
+    before = {number: signal.getsignal(number) for number in WATCHED}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # ignored once we are stopping already
+            signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
