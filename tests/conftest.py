@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,38 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         del os.environ[name]
     os.environ.update(HWBENCH_HOME=str(home), HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true")
     return home
+
+
+@pytest.fixture(scope="session")
+def blank_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with MLflow's schema and nothing in it; making one takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own, while it is imported and maps its tables
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store_uri(tmp_path: Path, blank_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh SQLite store of the test's own, with its artifacts beside it: the working folder is there too."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(blank_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local model that takes less than a millisecond."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    config = {
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32, "intermediate_size": 64,
+        "max_position_embeddings": 40, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 99,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
