@@ -154,6 +154,9 @@ def _time_session(
     warm = _warm_up(session, opening.slots, request.profile.max_warmup_seconds)
     offline = request.workload.scenario is Scenario.OFFLINE
     runs_per_sample = max(1, round(OFFLINE_SAMPLE_NS / median(warm.tail))) if offline else 1
+    # Before the parent reads its clock: with torch and transformers loaded this takes 0.2 s, and the parent
+    # would see a window that much longer than the worker's.
+    gc.collect()
     channel.say(protocol.Ready(warmup_ns=tuple(warm.samples_ns), flat=warm.flat))
     channel.expect(protocol.Go)
     window = _window(session, opening, runs_per_sample)
@@ -221,7 +224,6 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _
     comparison with the reference, assigned outside the timed span."""
     outputs: list[object | None] = [None] * opening.slots
     session.witness_begin()
-    gc.collect()
     gc.disable()
     delay = thread_run_delay_ns()
     cpu = process_time_ns()
