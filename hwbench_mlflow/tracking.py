@@ -59,6 +59,8 @@ class Store:
     def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        # With a server, the client prints links on standard output, which holds our data and nothing else.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         # A server that is away should be said within seconds; MLflow's own default is minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         with store_errors():
