@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwbench_mlflow import evidence, probing, runner
+from hwbench_mlflow.backends.cpu import CpuBackend
 from hwbench_mlflow.bundle import read_bundle
 from hwbench_mlflow.errors import HardwareUnavailable
 from hwbench_mlflow.keystore import load_keyring
@@ -24,18 +25,18 @@ def target(kind: type) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "platform", "rule", "reason"),
+    ("kind", "rule", "reason"),
     [
-        (adversaries.Sleeper, "cpu", "execution", "it waited instead of computing"),
-        (adversaries.CachedOutput, "cpu", "outputs", "wrong, cached, or of other inputs"),
-        (adversaries.TimerPatcher, "cpu", "clocks", "its parent saw"),
-        (adversaries.CpuCalledCuda, "cuda", "execution", "the device ran no kernel"),
+        (adversaries.Sleeper, "execution", "it waited instead of computing"),
+        (adversaries.CachedOutput, "outputs", "wrong, cached, or of other inputs"),
+        (adversaries.TimerPatcher, "clocks", "its parent saw"),
+        (adversaries.CpuCalledCuda, "execution", "the device ran no kernel"),
     ],
 )
 def test_a_cheat_is_contradicted_by_the_rule_that_is_there_for_it(
-    kind: type, platform: str, rule: str, reason: str, tiny_folder: Path, tmp_path: Path
+    kind: type[CpuBackend], rule: str, reason: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--hardware", platform, "--profile", "smoke", "--backend", target(kind))
+    options = ("--hardware", kind.platform.value, "--profile", "smoke", "--backend", target(kind))
     done = hwbench("run", "--model", str(tiny_folder), *options, "--out", "cheat.json", "--json", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     (shown,) = json.loads(done.stdout)["results"]

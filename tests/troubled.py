@@ -39,7 +39,7 @@ class StoreGoesAway(CpuBackend):
 
     def calibrate(self, device: Device, precision: Precision, seconds: float) -> Calibration | None:
         found = super().calibrate(device, precision, seconds)
-        os.kill(int(os.environ["TROUBLE_STORE_PID"]), signal.SIGKILL)
+        os.killpg(int(os.environ["TROUBLE_STORE_PID"]), signal.SIGKILL)
         return found
 
 
