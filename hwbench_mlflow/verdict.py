@@ -56,6 +56,10 @@ SCALING_FLAT = 1.1
 """Growth of time from the smallest to the largest batch that shows work; below FLAT at 16x the batch
 nothing that was timed depends on the work."""
 
+SCALING_SHRUNK = 0.5
+"""What ignores its work takes the same time for more of it. Half the time for 16 times the work is neither that
+nor possible: something else held the machine while the small batch ran."""
+
 GPU_PLATFORMS = frozenset({Platform.CUDA, Platform.ROCM})
 
 Rule = Callable[[BenchmarkResult, SampleSet], Iterator[Finding]]
@@ -376,7 +380,9 @@ def _scales_with_work(result: BenchmarkResult, samples: SampleSet) -> Iterator[F
     for worker in probed:
         first, last = worker.scaling[0], worker.scaling[-1]
         growth, work = last.median_ns / first.median_ns, last.batch_size / first.batch_size
-        if work >= 16 and growth < SCALING_FLAT:
+        # Another program can only slow a point down, so the fastest of the smaller ones says most.
+        flat = last.median_ns / min(point.median_ns for point in worker.scaling[:-1])
+        if work >= 16 and growth < SCALING_FLAT and SCALING_SHRUNK <= flat < SCALING_FLAT:
             yield Finding(
                 rule=rule, effect=CONTRADICTED, reason=f"{work:g} times the batch took {growth:.2f} times as long"
             )
