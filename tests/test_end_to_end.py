@@ -423,7 +423,12 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     arguments += ["--artifacts-destination", str(folder / "artifacts")]
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            ["mlflow", *arguments], cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+            ["mlflow", *arguments],
+            cwd=folder,
+            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),  # five more processes, for nothing here
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             _until_it_answers(port, process, folder / "server.log")
@@ -474,7 +479,9 @@ def test_a_store_that_goes_away_loses_nothing(tmp_path: Path, blank_store: Path,
     work.mkdir()
     with server(tmp_path, port) as running:
         # All of its processes are in one session; the backend ends the group, before anything is logged.
-        env = environment(TROUBLE_STORE_PID=str(running.pid), MLFLOW_TRACKING_URI=uri)
+        env = environment(
+            TROUBLE_STORE_PID=str(running.pid), MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+        )
         backend = f"tests.troubled:{troubled.StoreGoesAway.__name__}"
         done = hwbench("run", "--model", str(tiny_folder), *SMOKE, "--backend", backend, cwd=work, env=env)
     kept = only_path(work.glob("hwbench-*.json"))
