@@ -79,19 +79,19 @@ def ratio_row(what: str, pairs: Sequence[tuple[float, float]], target: Target, u
 def figure_row(
     what: str, values: Sequence[float], target: Target, form: str, *, hwbench: str = "-", peer: str = "-"
 ) -> Row:
-    """The median of ``values`` with its 95% interval; below 6 values the interval is their whole range."""
+    """The median of ``values`` with its 95% interval; below 6 values there is none, and no saying what is met."""
     ordered = sorted(values)
-    low, high = median_interval(ordered) or (ordered[0], ordered[-1])
+    interval = median_interval(ordered)
     return Row(
         what=what,
         hwbench=hwbench,
         peer=peer,
         figure=form.format(median(ordered)),
-        interval=f"{form.format(low)} to {form.format(high)}",
+        interval=" to ".join(map(form.format, interval)) if interval else "too few",
         quartiles=f"{form.format(quantile(ordered, 0.25))} to {form.format(quantile(ordered, 0.75))}",
         n=str(len(ordered)),
         target=str(target),
-        met=target.met(low, high),
+        met=target.met(*interval) if interval else "cannot tell",
     )
 
 
