@@ -11,14 +11,17 @@
     |-- KeyTrouble               exit 1   a signing key that is missing, unreadable or unsafe
     `-- StoreError               exit 1   the tracking store or the warehouse cannot be used
 
-Stdlib only. Nothing here imports another module of the package except :mod:`.model`'s vocabulary.
+Stdlib only. Nothing here imports another module of the package except :mod:`.model`'s vocabulary, and that not when
+this module is imported: the root of the command line needs the errors for ``--help``, which is to be instant.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from hwbench_mlflow.model import Availability, FailureCategory
+if TYPE_CHECKING:
+    from hwbench_mlflow.model import Availability, FailureCategory
 
 
 class ExitCode(IntEnum):
@@ -83,6 +86,8 @@ class Interrupted(BenchmarkFailed):
     """The user or the system asked us to stop (SIGINT, SIGTERM)."""
 
     def __init__(self, message: str) -> None:
+        from hwbench_mlflow.model import FailureCategory
+
         super().__init__(message, FailureCategory.INTERRUPTED)
 
 

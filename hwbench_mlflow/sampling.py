@@ -1,7 +1,8 @@
 """Looking at the machine while a worker measures: power, temperature, memory, other processes.
 
 Owns the sampler thread of the parent and the differences over a window. Runs in the parent, never in
-the worker: it takes well under 1% of one core (a look costs about 0.3 ms, ten times a second).
+the worker: it takes under 1% of one core (a look costs 0.3 to 0.5 ms with cold caches, ten times a second;
+``tests/benchmarks/overhead.py`` measures it).
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ class Sampler:
         self._worker = worker
         self._clock = clock
         self._gpu = gpu
+        self._has_frequency = _frequency_mhz() is not None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="hwbench-sampler")
         self._begin_ns = 0
@@ -181,7 +183,7 @@ class Sampler:
                     t_ns=self._clock(),
                     cpu_percent=psutil.cpu_percent(None),
                     rss_bytes=rss,
-                    freq_mhz=_frequency_mhz(),
+                    freq_mhz=_frequency_mhz() if self._has_frequency else None,
                     device_power_w=gpu.power_w() if gpu else None,
                     device_utilization=gpu.utilization() if gpu else None,
                     device_temperature_c=gpu.temperature_c() if gpu else None,

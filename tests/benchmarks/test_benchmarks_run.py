@@ -1,0 +1,83 @@
+"""Each benchmark still runs, and its table is complete. What the numbers are is never asserted here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.side_by_side import HEADER, Target, figure_row, in_turns, ratio_row, table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ROWS = {
+    "fidelity": (
+        "bert-tiny, torch: p50 / torch.utils.benchmark",
+        "bert-tiny, OpenVINO: p50 / benchmark_app",
+        "bert-tiny, OpenVINO: p50 / benchmark_app's loop",
+        "bert-tiny, OpenVINO: p50 / that loop from outside",
+    ),
+    "overhead": (
+        "time added inside a sample, us",
+        "time added to a turn of the loop, us",
+        "sampler thread, % of one core",
+        "whole parent in a window, % of one core",
+    ),
+    "startup": (
+        "python -m hwbench_mlflow --help / import click",
+        "to the first inference, bert-tiny",
+        "to the first inference, bert-tiny, first run of a store",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_prints_a_complete_table(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{name}", "--smallest"],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    header, rule, *lines = done.stdout.splitlines()
+    assert tuple(re.split(r"  +", header)) == HEADER
+    assert set(rule) == {"-", " "}
+    cells = {line.split("  ")[0]: re.split(r"  +", line) for line in lines}
+    for what in ROWS[name]:
+        assert len(cells.pop(what)) == len(HEADER)
+    assert all("hwbench --help" in extra for extra in cells)  # the installed command, where there is one
+
+
+def test_who_goes_first_changes_from_pair_to_pair() -> None:
+    calls: list[str] = []
+
+    def called(name: str, value: float) -> float:
+        calls.append(name)
+        return value
+
+    pairs = in_turns(lambda: called("ours", 1.0), lambda: called("peer", 2.0), 3)
+    assert calls == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert pairs == [(1.0, 2.0)] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "met"),
+    [([1.0] * 6, "yes"), ([1.5] * 6, "no"), ([0.5] * 6, "no"), ([0.9, 1.0, 1.0, 1.0, 1.0, 1.1], "cannot tell")],
+)
+def test_a_target_is_met_only_where_the_whole_interval_is_inside(values: list[float], met: str) -> None:
+    assert figure_row("x", values, Target(low=0.98, high=1.02), "{:.2f}").met == met
+
+
+def test_too_few_pairs_never_say_what_is_met() -> None:
+    row = ratio_row("x", [(1.0, 1.0)] * 5, Target(2.0), "s", 1.0)
+    assert (row.interval, row.met) == ("too few", "cannot tell")
+    assert "too few" in table([row])
