@@ -27,7 +27,7 @@ CREATE TABLE benchmark_runs (
     judge            VARCHAR NOT NULL,
     CHECK (role <> 'result' OR evidence IN ('other_version', 'deleted') OR verdict IS NOT NULL),
     CHECK (verdict IS NULL OR verdict = 'verified' OR len(reasons) > 0),
-    CHECK (verdict IS NULL OR verdict = 'unverified' OR evidence IN ('read', 'refused'))
+    CHECK (verdict IS NULL OR verdict = 'unverified' OR evidence IN ('read', 'corrupt', 'refused'))
 );
 
 -- The files as they were fetched: a verdict can be computed again from this file alone.
@@ -234,7 +234,7 @@ CREATE TABLE latency_samples (
     phase           VARCHAR NOT NULL CHECK (phase IN ('warmup', 'timed')),
     sample          INTEGER NOT NULL,
     sample_ns       BIGINT NOT NULL,
-    runs_per_sample BIGINT NOT NULL,
+    runs_per_sample BIGINT,   -- NULL: result.json names no such worker
     latency_ms      DOUBLE
 );
 
