@@ -83,11 +83,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Devices:
-    """``hwbench/devices.json``."""
+    """``hwbench/devices.json``. Written from a mapping, so its canonical form has the keys in the alphabet's order."""
 
-    schema_version: int
     host: HostInfo
     platforms: tuple[Availability, ...]
+    schema_version: int
 
 
 class _Version(msgspec.Struct):

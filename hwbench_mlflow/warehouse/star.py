@@ -110,7 +110,7 @@ class Star:
 
     def pending(self, connection: DuckDBPyConnection, experiments: Sequence[str] = ()) -> bool:
         """True if there is anything to judge, to try again or to tidy away."""
-        return bool(self._due(connection, experiments)) or bool(_orphans(connection))
+        return bool(self._due(connection, experiments)) or orphans(connection)
 
     def fill(
         self,
@@ -143,19 +143,12 @@ class Star:
                 filled.written += len(differs)
             filled.judged += len(chunk)
             progress(filled.judged, len(due))
-        if _orphans(connection):
-            with transaction(connection):
-                before_write()
-                for table, key in _KEYS.items():
-                    connection.execute(
-                        f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {key} FROM performance_results)"
-                    )
-            at_step("orphans")
         return filled
 
     def differences(self, connection: DuckDBPyConnection) -> list[tuple[str, int, int]]:
         """``(table, rows only in the evidence, rows only in the warehouse)``: everything fetched and judged again."""
         counts = dict.fromkeys(PER_RUN, (0, 0))
+        edited: dict[str, set[str]] = {table: set() for table in DIMENSIONS}
         due = self._due(connection, (), full=True)
         for begin in range(0, len(due), CHUNK_RUNS):
             with _staged(connection) as stage:
@@ -163,10 +156,13 @@ class Star:
                 for table in PER_RUN:
                     more = stage.counts(table)
                     counts[table] = (counts[table][0] + more[0], counts[table][1] + more[1])
+                for table in DIMENSIONS:
+                    edited[table] |= stage.edited(table)
         ours = f"(SELECT run_id FROM ({_RUNS_OF_OURS}))"
         for table in PER_RUN:
             stray = connection.execute(f"SELECT count(*) FROM {table} WHERE run_id NOT IN {ours}").fetchall()[0][0]
             counts[table] = (counts[table][0], counts[table][1] + stray)
+        counts |= {table: (len(keys), len(keys)) for table, keys in edited.items()}
         return [(table, *pair) for table, pair in counts.items() if any(pair)]
 
     def _due(
@@ -195,12 +191,16 @@ class Star:
         kept = kept_files(connection, [d.run_id for d in due if not d.fetch])
         fetch = {d.run_id for d in due if d.fetch}
 
-        def one(case: Case) -> tuple[Case, Rows]:
-            files = None if case.run_id in fetch else kept.get(case.run_id)
-            return case, rows_of(case, self._files(case) if files is None else files, self.keyring, self.judge)
+        def files(case: Case) -> Mapping[str, bytes] | str:
+            known = None if case.run_id in fetch else kept.get(case.run_id)
+            return self._files(case) if known is None else known
 
+        # Threads wait for files; judging is Python's own work, which threads would only interleave.
         with ThreadPoolExecutor(FETCHERS, thread_name_prefix="hwbench-evidence") as pool:
-            judged = list(pool.map(one, cases))
+            fetched = list(pool.map(files, cases))
+        judged = [
+            (case, rows_of(case, found, self.keyring, self.judge)) for case, found in zip(cases, fetched, strict=True)
+        ]
         for row in stage.insert(judged, self.judge):
             if row["evidence"] == "unreachable":
                 filled.unreachable[row["run_id"]] = row["reasons"][0]
@@ -217,13 +217,20 @@ class Star:
             return str(error)
 
 
-def _orphans(connection: DuckDBPyConnection) -> bool:
+def orphans(connection: DuckDBPyConnection) -> bool:
+    """True if a model or a device has no result left."""
     return any(
         connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {key} NOT IN (SELECT {key} FROM performance_results))"
         ).fetchall()[0][0]
         for table, key in _KEYS.items()
     )
+
+
+def tidy(connection: DuckDBPyConnection) -> None:
+    """Remove models and devices without a result. Inside the caller's transaction."""
+    for table, key in _KEYS.items():
+        connection.execute(f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {key} FROM performance_results)")
 
 
 def load_cases(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> list[Case]:
@@ -389,6 +396,12 @@ class _Stage:
             self.connection.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other})").fetchall()[0][0],
             self.connection.execute(f"SELECT count(*) FROM ({other} EXCEPT ALL {one})").fetchall()[0][0],
         )
+
+    def edited(self, table: str) -> set[str]:
+        """Keys of the models or devices staged here that the warehouse lacks or describes otherwise."""
+        key = _KEYS[table]
+        rows = self.connection.execute(f"SELECT {key} FROM (FROM e_{table} EXCEPT FROM {table})").fetchall()
+        return {r[0] for r in rows}
 
     @staticmethod
     def _mine(table: str) -> str:

@@ -206,7 +206,8 @@ class _Sync:
                 mirror.write_fingerprints(self.connection, batch)
             self.at_step(f"batch {batch}")
         self._timed("results", lambda: self._fill(plan))
-        if plan.empty and state == previous and self.sync_id is None and not self._refused_differ():
+        quiet = self.sync_id is None and not self._refused_differ() and not star.orphans(self.connection)
+        if plan.empty and state == previous and quiet:
             return
         with database.transaction(self.connection):
             self._finish(plan, state)
@@ -230,10 +231,11 @@ class _Sync:
 
     def _finish(self, plan: mirror.Plan, state: StoreState) -> None:
         connection = self.connection
-        if not plan.empty or self.sync_id is not None:
+        if not plan.empty or self.sync_id is not None or star.orphans(connection):
             sync_id = self._sync_id()
             mirror.remove_runs(connection, plan.removed, sync_id, self.started)
             star.forget(connection, plan.removed)
+            star.tidy(connection)
             if plan.experiments_differ:
                 mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
             connection.execute(

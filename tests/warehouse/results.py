@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 
 from hwbench_mlflow import tracking
 from hwbench_mlflow.attest import SigningKey
-from hwbench_mlflow.codec import encode
-from hwbench_mlflow.evidence import seal
+from hwbench_mlflow.codec import encode, sha256
+from hwbench_mlflow.evidence import bind, seal
 from hwbench_mlflow.keystore import load_keyring, signing_key
 from hwbench_mlflow.model import BenchmarkResult, Platform, SampleSet
 from tests.honest import honest, resealed
@@ -59,19 +59,28 @@ class Lab:
     log: tracking.Store
     home: Path
     key: SigningKey
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.path}"
+    runs: list[str]
 
     def add(self, seed: int = 0, change: Change = same, *, key: SigningKey | None = None) -> str:
-        """One finished result run; its id."""
-        return self.push(*change(*distinct(seed)), key=key)
-
-    def push(self, result: BenchmarkResult, samples: SampleSet, *, key: SigningKey | None = None) -> str:
+        """One finished result run, logged as ``hwbench push`` does; its id."""
+        result, samples = change(*distinct(seed))
         signer = key or self.key
         run_id = self.log.start_pushed(result)
         self.log.log_result(run_id, seal(result, samples, signer), signer, load_keyring(self.home))
+        return run_id
+
+    def forge(self, seed: int, change: Callable[[BenchmarkResult], BenchmarkResult]) -> str:
+        """A run whose well-formed, signed files say what no honest run could; hwbench itself would not log it."""
+        result, samples = distinct(seed)
+        files = seal(change(result), samples, self.key)
+        run_id = self.log.start(f"forged {seed}")
+        folder = self.folder(run_id)
+        folder.mkdir(parents=True)
+        for name, data in files.items():
+            write(folder / name, data)
+        write(folder / "binding.dsse.json", bind(files, result.result_id, run_id, result.finished_at, self.key))
+        self.client.log_param(run_id, "hwbench.result_sha256", sha256(files["result.json"]))
+        self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
     def folder(self, run_id: str) -> Path:
@@ -79,12 +88,13 @@ class Lab:
         return Path(self.client.get_run(run_id).info.artifact_uri) / "hwbench"
 
 
-def lab(store: Path, home: Path) -> Iterator[Lab]:
-    """A lab on an empty store, artifacts beside it."""
+def make_lab(store: Path, home: Path, artifacts: Path, runs: list[str] | None = None, name: str = "bench") -> Lab:
+    """A lab on that store; its experiment keeps its artifacts in that folder."""
     client = MlflowClient(f"sqlite:///{store}")
-    client.create_experiment("bench", artifact_location=str(store.parent / "artifacts"))
-    log = tracking.Store(f"sqlite:///{store}", "bench")
-    yield Lab(store, client, log, home, signing_key(home))
+    if client.get_experiment_by_name(name) is None:
+        client.create_experiment(name, artifact_location=str(artifacts))
+    log = tracking.Store(f"sqlite:///{store}", name)
+    return Lab(store, client, log, home, signing_key(home), list(runs or []))
 
 
 def write(path: Path, value: object) -> None:

@@ -220,8 +220,9 @@ CREATE TABLE performance_results (
     CHECK (NOT (is_simulated AND verdict = 'verified')),
     CHECK (verdict <> 'simulated' OR is_simulated),
     CHECK (verdict = 'verified' OR len(reasons) > 0),
+    -- IS NOT DISTINCT FROM: a CHECK that comes to NULL lets the row in
     CHECK (verdict <> 'verified' OR (
-        signature_state = 'trusted' AND key_id IS NOT NULL AND availability_verified AND run_status = 'FINISHED'
+        signature_state IS NOT DISTINCT FROM 'trusted' AND key_id IS NOT NULL AND availability_verified AND run_status = 'FINISHED'
         AND samples_sha256 IS NOT NULL AND attestation_sha256 IS NOT NULL AND binding_sha256 IS NOT NULL)),
     CHECK (created_at >= started_at),
     CHECK ((energy_j IS NULL) = (energy_method IS NULL))
