@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def run_query(db: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows. Raises :class:`UsageError` for SQL that DuckDB refuses."""
-    with _asked(db, sql) as cursor:
+    with _locked_down(db) as connection:
+        cursor = connection.execute(sql)
         rows = cursor.fetchall()
         return [d[0] for d in cursor.description or ()], rows
 
@@ -33,8 +34,11 @@ def query_to_parquet(db: Path, sql: str, out: Path) -> int:
     """
     import pyarrow.parquet as pq
 
-    with _asked(db, sql) as cursor:
-        table: pyarrow.Table = cursor.to_arrow_table()
+    with _locked_down(db) as connection:
+        relation = connection.sql(sql)
+        if relation is None:
+            raise UsageError("the statement gives no rows to write")
+        table: pyarrow.Table = relation.to_arrow_table()
     beside = out.with_name(f".{out.name}.part")
     try:
         pq.write_table(table, beside)
@@ -46,15 +50,15 @@ def query_to_parquet(db: Path, sql: str, out: Path) -> int:
 
 
 @contextmanager
-def _asked(db: Path, sql: str) -> Iterator[DuckDBPyConnection]:
-    """The connection with the query's rows waiting; nothing but the warehouse can be read through it."""
+def _locked_down(db: Path) -> Iterator[DuckDBPyConnection]:
+    """A connection through which nothing but the warehouse can be read."""
     import duckdb
 
     with database.reader(db) as connection:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            yield connection.execute(sql)
+            yield connection
         except duckdb.Error as error:
             raise UsageError(f"the query was refused: {str(error).splitlines()[0]}") from error
 
