@@ -39,7 +39,7 @@ CHUNK_RUNS = 100
 FETCHERS = 8
 
 PER_RUN = ("performance_results", "latency_samples", "verdict_findings", "evidence_files", "benchmark_runs")
-"""Rewritten as a whole with their run; the last one says that the others are there."""
+"""A run's rows in each are rewritten as a whole; the last one says that the others are there."""
 DIMENSIONS = ("models", "hardware_platforms")
 LOG = "hardware_availability_log"
 
@@ -133,14 +133,14 @@ class Star:
             chunk = due[begin : begin + CHUNK_RUNS]
             with _staged(connection) as stage:
                 self._stage(connection, stage, chunk, filled)
-                differs = stage.differing(compare_files=full)
-                if differs:
+                differs = stage.differing()
+                if any(differs.values()):
                     with transaction(connection):
                         before_write()
                         stage.write(differs)
                         at_step(f"inside results {begin}")
                     at_step(f"results {begin}")
-                filled.written += len(differs)
+                filled.written += len(set().union(*differs.values()))
             filled.judged += len(chunk)
             progress(filled.judged, len(due))
         return filled
@@ -365,29 +365,26 @@ class _Stage:
         finally:
             self.connection.unregister("e_incoming")
 
-    def differing(self, *, compare_files: bool) -> list[str]:
-        """Runs whose rows are not exactly the warehouse's. The samples follow from the files, which are compared;
-        rows that were edited by hand are only looked for with ``compare_files``."""
+    def differing(self) -> dict[str, set[str]]:
+        """For each table the runs whose rows in it are not exactly the warehouse's."""
         new = self.connection.execute(
             "SELECT run_id FROM e_benchmark_runs WHERE run_id NOT IN (SELECT run_id FROM benchmark_runs)"
         ).fetchall()
-        found = {r[0] for r in new}
-        if len(found) == self.connection.execute("SELECT count(*) FROM e_benchmark_runs").fetchall()[0][0]:
-            return sorted(found)
-        for table in PER_RUN:
-            if table == "latency_samples" and not compare_files:
-                continue
+        found = {table: {r[0] for r in new} for table in PER_RUN}
+        if len(new) == self.connection.execute("SELECT count(*) FROM e_benchmark_runs").fetchall()[0][0]:
+            return found
+        for table, runs in found.items():
             sides = (f"FROM e_{table}", self._mine(table))
             for one, other in (sides, sides[::-1]):
                 rows = self.connection.execute(f"SELECT DISTINCT run_id FROM ({one} EXCEPT ALL {other})").fetchall()
-                found |= {r[0] for r in rows}
+                runs |= {r[0] for r in rows}
         for table, key in _KEYS.items():
             rows = self.connection.execute(
                 f"SELECT run_id FROM e_performance_results WHERE {key} NOT IN "
                 f"(SELECT {key} FROM (FROM {table} INTERSECT FROM e_{table}))"
             ).fetchall()
-            found |= {r[0] for r in rows}
-        return sorted(found)
+            found["performance_results"] |= {r[0] for r in rows}
+        return found
 
     def counts(self, table: str) -> tuple[int, int]:
         """Rows only here, rows only in the warehouse, of the runs staged here."""
@@ -407,16 +404,17 @@ class _Stage:
     def _mine(table: str) -> str:
         return f"SELECT * FROM {table} WHERE run_id IN (SELECT run_id FROM e_benchmark_runs)"
 
-    def write(self, run_ids: Sequence[str]) -> None:
-        """Replace the rows of these runs. Inside the caller's transaction; ``benchmark_runs`` is written last."""
-        only = "run_id IN (SELECT unnest(?::VARCHAR[]))"
-        ids = [list(run_ids)]
-        forget(self.connection, run_ids)
+    def write(self, differs: Mapping[str, set[str]]) -> None:
+        """Replace what differs. Inside the caller's transaction; ``benchmark_runs`` is written last."""
         for table, key in _KEYS.items():
             self.connection.execute(
                 f"INSERT OR REPLACE INTO {table} (SELECT * FROM e_{table} WHERE {key} IN "
                 f"(SELECT {key} FROM e_performance_results) EXCEPT FROM {table})"
             )
-        self.connection.execute(f"INSERT OR IGNORE INTO {LOG} SELECT * FROM e_{LOG} WHERE {only}", ids)
+        self.connection.execute(f"INSERT OR IGNORE INTO {LOG} FROM e_{LOG}")
         for table in PER_RUN:
-            self.connection.execute(f"INSERT INTO {table} SELECT * FROM e_{table} WHERE {only}", ids)
+            if differs[table]:
+                only = "run_id IN (SELECT unnest(?::VARCHAR[]))"
+                ids = [sorted(differs[table])]
+                self.connection.execute(f"DELETE FROM {table} WHERE {only}", ids)
+                self.connection.execute(f"INSERT INTO {table} SELECT * FROM e_{table} WHERE {only}", ids)
