@@ -586,6 +586,7 @@ sync(SqliteReader(Path(sys.argv[1])), Path(sys.argv[2]), SyncOptions(batch_runs=
 """
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_the_next_sync_makes_the_results_whole(
     lab: Lab, db: Path, tmp_path: Path, stranger: SigningKey
 ) -> None:

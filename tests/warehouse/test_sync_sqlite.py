@@ -216,6 +216,7 @@ def crash(store: Path, db: Path, at: int) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_the_next_sync_makes_it_whole(bench: Bench, store: Path, tmp_path: Path) -> None:
     base, db = tmp_path / "base.duckdb", tmp_path / "w.duckdb"
     sync(SqliteReader(store), base)
