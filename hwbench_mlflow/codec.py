@@ -10,6 +10,7 @@ field, a duplicate key, a changed number format) are :class:`CorruptEvidence`.
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from hwbench_mlflow.model import SCHEMA_VERSION, BenchmarkResult, SampleSet
 T = TypeVar("T")
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+_making = threading.Lock()
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
@@ -32,7 +34,10 @@ def decode(data: bytes, kind: type[T]) -> T:
     """The value those bytes are the canonical form of. Raises CorruptEvidence for anything else."""
     decoder = _decoders.get(kind)
     if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+        # msgspec puts what it learns of a type on the type before it is whole: two threads that make decoders of
+        # one type at the same time crash the process (msgspec 0.22.0, SIGSEGV in decode).
+        with _making:
+            decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
         value: T = decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow import evidence
 from hwbench_mlflow.attest import Keyring, SigningKey
@@ -305,6 +305,41 @@ class Store:
             self._log(run_id, tags=tags)
             self.client.set_terminated(run_id, "FINISHED")
         return run_id
+
+
+class ArtifactFiles:
+    """Evidence in an artifact store, read by a run's artifact URI; the tracking store itself is not opened.
+
+    Opening it through MLflow would migrate it. May be used from several threads at once.
+    """
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        self.uri = tracking_uri
+
+    def fetch(self, run_id: str, artifact_uri: str, names: Sequence[str]) -> dict[str, bytes]:
+        """The files of those names under ``hwbench/``; absent ones are left out. Raises StoreError."""
+        with store_errors(), tempfile.TemporaryDirectory(prefix="hwbench-") as folder:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            try:
+                repository: Any = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
+                listed = {Path(f.path).name: f for f in repository.list_artifacts(FOLDER) if not f.is_dir}
+                files = {}
+                for name in names:
+                    if name not in listed:
+                        continue
+                    size = listed[name].file_size
+                    if size is not None and size > MAX_ARTIFACT_BYTES:
+                        raise StoreError(
+                            f"{FOLDER}/{name} of run {run_id} has {size} bytes: hwbench writes none so large"
+                        )
+                    files[name] = Path(repository.download_artifacts(f"{FOLDER}/{name}", folder)).read_bytes()
+            except ImportError as error:
+                raise StoreError(f"the artifacts at {artifact_uri} need a package: {_one_line(error)}") from error
+            return files
 
 
 def log_devices(found: Sequence[Availability], host: HostInfo, tracking_uri: str | None, experiment: str | None) -> str:

@@ -6,8 +6,15 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from hwbench_mlflow.cli.sync_progress import SyncProgress
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.warehouse.readers import Reader
+    from hwbench_mlflow.warehouse.star import Star
 
 
 @click.command()
@@ -26,7 +33,7 @@ def sync(  # noqa: PLR0917 -- click passes by name
     tracking_uri: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool, dry_run: bool,
     rebind: bool, watch: float | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make the warehouse an exact mirror of an MLflow SQLite store.
+    """Make the warehouse an exact mirror of an MLflow SQLite store, and judge its results by the keys trusted here.
 
     Example: hwbench sync --tracking-uri sqlite:///mlflow.db --db hwbench.duckdb
     """
@@ -39,12 +46,12 @@ def sync(  # noqa: PLR0917 -- click passes by name
         raise click.UsageError("--full and --fast exclude each other")
     mode = Mode.FULL if full else Mode.FAST if fast else Mode.DEFAULT
     options = SyncOptions(mode=mode, experiments=experiments, dry_run=dry_run, rebind=rebind)
-    path = _sqlite_path(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    uri = store_uri(tracking_uri)
+    open_reader(uri)  # a store that cannot be read stops a watch before it begins
 
     def once() -> SyncSummary:
-        from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
-
-        summary = run_sync(SqliteReader(path), db, options, say=lambda line: click.echo(line, err=True))
+        with SyncProgress() as shown:
+            summary = run_sync(open_reader(uri), db, options, judge=judge(uri), say=shown.say, progress=shown.progress)
         click.echo(json.dumps(summary.to_json(), sort_keys=True) if as_json else _line(summary, db))
         return summary
 
@@ -57,6 +64,28 @@ def sync(  # noqa: PLR0917 -- click passes by name
         except StoreError as error:  # a lock that someone holds now is no reason to stop watching
             click.echo(str(error), err=True)
         time.sleep(watch)
+
+
+def store_uri(tracking_uri: str | None) -> str:
+    """The flag, else the environment's, else MLflow's own default."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def open_reader(uri: str) -> Reader:
+    """The reader for a tracking URI. Raises UsageError for a kind of store that this hwbench does not sync."""
+    from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
+
+    return SqliteReader(_sqlite_path(uri))
+
+
+def judge(tracking_uri: str) -> Star:
+    """What judges results here: the keys trusted now, and evidence read from where its run says it is."""
+    from hwbench_mlflow.keystore import load_keyring
+    from hwbench_mlflow.tracking import ArtifactFiles
+    from hwbench_mlflow.warehouse.sources import Sources
+    from hwbench_mlflow.warehouse.star import Star
+
+    return Star(load_keyring(), Sources(elsewhere=ArtifactFiles(tracking_uri)))
 
 
 def _sqlite_path(uri: str) -> Path:
@@ -75,7 +104,13 @@ def _line(summary: object, db: Path) -> str:
     if summary.up_to_date:
         return f"{db} is up to date with {summary.store}"
     would = "would be " if summary.dry_run else ""
-    return (
+    line = (
         f"{db}: {summary.runs_added} runs {would}added, {summary.runs_changed} changed, {summary.runs_removed} removed"
         f" ({summary.seconds['total']:.2f} s)"
     )
+    if summary.verdicts:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(summary.verdicts.items()))
+        line += f"\n{db}: results judged: {counts}"
+    if summary.unreachable:
+        line += f"\n{db}: {len(summary.unreachable)} runs whose evidence could not be read are tried again next time"
+    return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", metavar="RUN_ID|FILE")
+@click.argument("target", metavar="RUN_ID|FILE", required=False)
+@click.option("--store", "whole_store", is_flag=True, help="Compare the warehouse with the store, row by row.")
 @click.option("--tracking-uri", help="MLflow store; else MLFLOW_TRACKING_URI, else ./mlflow.db.")
+@click.option(
+    "--db",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("hwbench.duckdb"),
+    show_default=True,
+    help="The warehouse that --store compares.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def verify(target: str, tracking_uri: str | None, as_json: bool) -> None:
+def verify(target: str | None, whole_store: bool, tracking_uri: str | None, db: Path, as_json: bool) -> None:
     """Recompute a run's verdict from its evidence, its tags and its metrics, and say why.
 
     Reads everything again: digests, signature, raw samples, statistics. A run with nested runs is
@@ -25,12 +34,19 @@ def verify(target: str, tracking_uri: str | None, as_json: bool) -> None:
     \b
     hwbench verify 4f0c9f7e6d2b4c8f9a41d2f3b5c6a7e8
     hwbench verify result.json
+    hwbench verify --store
 
-    Exits 0 if all is verified, 3 if not.
+    With --store: is the warehouse exactly what the MLflow store holds, and are its results what the evidence
+    says, judged by the keys trusted here? Exits 0 if all is verified, 3 if not.
     """
     from hwbench_mlflow.errors import ExitCode
     from hwbench_mlflow.model import VerdictState
 
+    if whole_store is (target is not None):
+        raise click.UsageError("give a run, a file, or --store")
+    if target is None:
+        _verify_store(tracking_uri, db, as_json)
+        return
     judged = _from_file(Path(target)) if Path(target).is_file() else _from_store(target, tracking_uri)
     if as_json:
         from hwbench_mlflow.cli.summary import summary_document
@@ -42,6 +58,26 @@ def verify(target: str, tracking_uri: str | None, as_json: bool) -> None:
             _say(run_id or file or target, judgement)
     if any(judgement.verdict.state is not VerdictState.VERIFIED for _, _, judgement in judged):
         sys.exit(int(ExitCode.REFUSED))
+
+
+def _verify_store(tracking_uri: str | None, db: Path, as_json: bool) -> None:
+    from hwbench_mlflow.cli.sync import judge, open_reader, store_uri
+    from hwbench_mlflow.errors import ExitCode
+    from hwbench_mlflow.warehouse.sync import verify_store
+
+    uri = store_uri(tracking_uri)
+    drift = verify_store(open_reader(uri), db, judge(uri))
+    if as_json:
+        tables = [{"table": t, "only_in_store": more, "only_in_warehouse": less} for t, more, less in drift]
+        click.echo(json.dumps({"schema_version": 1, "exact": not drift, "tables": tables}))
+    for table, more, less in () if as_json else drift:
+        click.echo(f"{table}: {more} rows only in the store, {less} only in {db}")
+    if drift:
+        remedy = "run `hwbench sync`; if that changes nothing, the file was edited: move it away and sync again"
+        click.echo(f"hwbench: {db} differs from the store; {remedy}", err=True)
+        sys.exit(int(ExitCode.REFUSED))
+    if not as_json:
+        click.echo(f"{db} is exactly what the store holds")
 
 
 def _from_file(path: Path) -> list[tuple[str | None, str | None, Judgement]]:

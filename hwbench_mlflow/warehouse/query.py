@@ -1,29 +1,66 @@
-"""Read-only SQL over the warehouse, and its rows as a table, csv or json."""
+"""Read-only SQL over the warehouse, and its rows as a table, csv, json or Parquet."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from hwbench_mlflow.errors import UsageError
+from hwbench_mlflow.errors import StoreError, UsageError
 from hwbench_mlflow.warehouse import database
+
+if TYPE_CHECKING:
+    import pyarrow
+    from duckdb import DuckDBPyConnection
 
 
 def run_query(db: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows. Raises :class:`UsageError` for SQL that DuckDB refuses."""
+    with _locked_down(db) as connection:
+        cursor = connection.execute(sql)
+        rows = cursor.fetchall()
+        return [d[0] for d in cursor.description or ()], rows
+
+
+def query_to_parquet(db: Path, sql: str, out: Path) -> int:
+    """Write the rows of a query to a Parquet file, which is whole or not there; how many they are.
+
+    DuckDB itself is kept from the file system, so the file is written by Arrow. Raises :class:`UsageError`,
+    :class:`StoreError` where the file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    with _locked_down(db) as connection:
+        relation = connection.sql(sql)
+        if relation is None:
+            raise UsageError("the statement gives no rows to write")
+        table: pyarrow.Table = relation.to_arrow_table()
+    beside = out.with_name(f".{out.name}.part")
+    try:
+        pq.write_table(table, beside)
+        os.replace(beside, out)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
+    return int(table.num_rows)
+
+
+@contextmanager
+def _locked_down(db: Path) -> Iterator[DuckDBPyConnection]:
+    """A connection through which nothing but the warehouse can be read."""
     import duckdb
 
     with database.reader(db) as connection:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            cursor = connection.execute(sql)
-            rows = cursor.fetchall()
+            yield connection
         except duckdb.Error as error:
             raise UsageError(f"the query was refused: {str(error).splitlines()[0]}") from error
-        return [d[0] for d in cursor.description or ()], rows
 
 
 def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: TextIO) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.warehouse import database, mirror
+from hwbench_mlflow.warehouse import database, mirror, star
 from hwbench_mlflow.warehouse.readers import Mode, Reader, Request, StoreState
 from hwbench_mlflow.warehouse.stage import Stage
+from hwbench_mlflow.warehouse.star import Filled, Star
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -44,7 +45,11 @@ class SyncOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncSummary:
-    """What one sync saw and did; ``up_to_date`` means that it wrote nothing. Times in seconds."""
+    """What one sync saw and did; ``up_to_date`` means that it wrote nothing and left nothing to retry.
+
+    ``verdicts`` counts those of the runs that were judged in this sync; ``unreachable`` is run -> why its evidence
+    could not be fetched. Times in seconds.
+    """
 
     store: str
     reader: str
@@ -56,6 +61,10 @@ class SyncSummary:
     runs_changed: int = 0
     runs_removed: int = 0
     events: int = 0
+    results_judged: int = 0
+    results_written: int = 0
+    verdicts: dict[str, int] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -64,17 +73,12 @@ class SyncSummary:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-class Evidence(Protocol):
-    """What makes results of mirrored runs; ``fetch`` runs outside transactions, the rest inside one."""
-
-    def pending(self, connection: DuckDBPyConnection) -> bool: ...
-    def fetch(self, connection: DuckDBPyConnection, batch: int) -> Any: ...
-    def write(self, connection: DuckDBPyConnection, fetched: Any, now: datetime) -> None: ...
-    def remove(self, connection: DuckDBPyConnection, run_ids: tuple[str, ...]) -> None: ...
-
-
 def nothing(_: str) -> None:
-    """The default for both hooks: say nothing, do nothing."""
+    """The default for hooks: say nothing, do nothing."""
+
+
+def no_progress(_stage: str, _done: int, _all: int) -> None:
+    """The default for ``progress``."""
 
 
 def sync(
@@ -82,14 +86,16 @@ def sync(
     db: Path,
     options: SyncOptions | None = None,
     *,
-    evidence: Evidence | None = None,
+    judge: Star | None = None,
     say: Callable[[str], None] = nothing,
+    progress: Callable[[str, int, int], None] = no_progress,
     at_step: Callable[[str], None] = nothing,
 ) -> SyncSummary:
-    """Make ``db`` mirror ``reader``'s store. ``say`` gets lines for people.
+    """Make ``db`` mirror ``reader``'s store. ``say`` gets lines for people, ``progress`` a stage, done and all of it.
 
     ``at_step`` is called with a name after every step that a crash could follow: it exists so that tests can be one.
-    ``evidence`` fetches and judges results; without it only the mirror is kept.
+    ``judge`` fetches evidence and makes results; without it only the mirror is kept, and runs that changed lose
+    their results until somebody judges them again.
     Raises :class:`~hwbench_mlflow.errors.StoreError` (DuckDB's own failures included).
     """
     import duckdb
@@ -98,19 +104,19 @@ def sync(
     began = time.perf_counter()
     scope = "\n".join(sorted(options.experiments))
     try:
-        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, evidence):
+        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, options.experiments, judge):
             return SyncSummary(
                 store=reader.store, reader=reader.kind, mode=str(options.mode), dry_run=options.dry_run,
                 up_to_date=True, seconds={"total": time.perf_counter() - began},
             )  # fmt: skip
         with database.writer(db, wait_s=options.lock_wait_s, say=say) as connection:
-            return _Sync(reader, connection, options, scope, evidence, say, at_step, began).run()
+            return _Sync(reader, connection, options, scope, judge, say, progress, at_step, began).run()
     except duckdb.Error as error:
         raise StoreError(*database.explain(db, error)) from error
 
 
-def _unchanged(reader: Reader, db: Path, scope: str, evidence: Evidence | None) -> bool:
-    """True if the last finished sync of this scope saw exactly this store and left nothing to retry."""
+def _unchanged(reader: Reader, db: Path, scope: str, experiments: tuple[str, ...], judge: Star | None) -> bool:
+    """True if the last finished sync of this scope saw exactly this store and left nothing to judge."""
     if not db.exists():
         return False
     try:
@@ -118,7 +124,7 @@ def _unchanged(reader: Reader, db: Path, scope: str, evidence: Evidence | None) 
             previous = _previous(connection, reader, scope)
             if previous is None or not reader.unchanged(previous):
                 return False
-            return evidence is None or not evidence.pending(connection)
+            return judge is None or not judge.pending(connection, experiments)
     except StoreError:
         # Locked, older or broken: the writer's path says so, with the right words.
         return False
@@ -148,13 +154,15 @@ class _Sync:
         connection: DuckDBPyConnection,
         options: SyncOptions,
         scope: str,
-        evidence: Evidence | None,
+        judge: Star | None,
         say: Callable[[str], None],
+        progress: Callable[[str, int, int], None],
         at_step: Callable[[str], None],
         began: float,
     ) -> None:
         self.reader, self.connection, self.options, self.scope = reader, connection, options, scope
-        self.evidence, self.say, self.at_step, self.began = evidence, say, at_step, began
+        self.judge, self.say, self.progress, self.at_step, self.began = judge, say, progress, at_step, began
+        self.filled = Filled()
         self.started = utc_now()
         self.seconds: dict[str, float] = {}
         self.sync_id: int | None = None
@@ -163,6 +171,7 @@ class _Sync:
         self._refuse_other_store()
         previous = _previous(self.connection, self.reader, self.scope)
         stage = Stage(self.connection)
+        self.progress("reading the store", 0, 0)
         state = self._timed(
             "read",
             lambda: self.reader.read(
@@ -187,30 +196,46 @@ class _Sync:
 
     def _write(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
         for batch in range(plan.batches):
-            fetched = self.evidence.fetch(self.connection, batch) if self.evidence else None
+            self.progress("mirroring", batch, plan.batches)
             with database.transaction(self.connection):
                 sync_id = self._sync_id()
                 mirror.write_batch(self.connection, batch, sync_id, self.started)
-                if self.evidence is not None and fetched is not None:
-                    self.evidence.write(self.connection, fetched, self.started)
+                # A result must not outlive the state of the run that it was judged in.
+                star.forget_changed(self.connection, batch)
                 self.at_step(f"inside {batch}")
                 mirror.write_fingerprints(self.connection, batch)
             self.at_step(f"batch {batch}")
-            self.say(f"batch {batch + 1} of {plan.batches} written")
-        if plan.empty and state == previous and self.sync_id is None and not self._refused_differ():
+        self._timed("results", lambda: self._fill(plan))
+        quiet = self.sync_id is None and not self._refused_differ() and not star.orphans(self.connection)
+        if plan.empty and state == previous and quiet:
             return
         with database.transaction(self.connection):
             self._finish(plan, state)
             self.at_step("inside finish")
         self.at_step("finish")
 
+    def _fill(self, plan: mirror.Plan) -> None:
+        if self.judge is None:
+            return
+        self.filled = self.judge.fill(
+            self.connection,
+            experiments=self.options.experiments,
+            full=self.options.mode is Mode.FULL,
+            without=plan.removed,
+            before_write=self._sync_id,
+            at_step=self.at_step,
+            progress=lambda done, total: self.progress("judging", done, total),
+        )
+        for run_id, reason in sorted(self.filled.unreachable.items()):
+            self.say(f"run {run_id} has no result yet, it is tried again at the next sync: {reason}")
+
     def _finish(self, plan: mirror.Plan, state: StoreState) -> None:
         connection = self.connection
-        if not plan.empty:
+        if not plan.empty or self.sync_id is not None or star.orphans(connection):
             sync_id = self._sync_id()
             mirror.remove_runs(connection, plan.removed, sync_id, self.started)
-            if self.evidence is not None:
-                self.evidence.remove(connection, plan.removed)
+            star.forget(connection, plan.removed)
+            star.tidy(connection)
             if plan.experiments_differ:
                 mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
             connection.execute(
@@ -262,6 +287,12 @@ class _Sync:
                 remedy="name another file with --db, or pass --rebind if it is the same store at a new place",
             )
 
+    def _due(self) -> bool:
+        """For a dry run: whether there are results to make. Any other has just made them."""
+        if self.judge is None or not self.options.dry_run:
+            return False
+        return self.judge.pending(self.connection, self.options.experiments)
+
     def _timed(self, name: str, step: Callable[[], T]) -> T:
         begin = time.perf_counter()
         value = step()
@@ -280,21 +311,26 @@ class _Sync:
             reader=self.reader.kind,
             mode=str(self.options.mode),
             dry_run=self.options.dry_run,
-            up_to_date=plan.empty,
+            up_to_date=plan.empty and not self._due() and not self.filled.written and not self.filled.unreachable,
             runs_seen=stage.run_count(),
             runs_added=plan.added,
             runs_changed=plan.changed,
             runs_removed=len(plan.removed),
             events=events,
+            results_judged=self.filled.judged,
+            results_written=self.filled.written,
+            verdicts=self.filled.verdicts,
+            unreachable=self.filled.unreachable,
             refused=refused,
             seconds={**self.seconds, "total": time.perf_counter() - self.began},
         )
 
 
-def verify_store(reader: Reader, db: Path) -> list[tuple[str, int, int]]:
-    """``(table, rows only in the store, rows only in the mirror)`` for each table that differs; empty is exact.
+def verify_store(reader: Reader, db: Path, judge: Star | None = None) -> list[tuple[str, int, int]]:
+    """``(table, rows only in the store, rows only in the warehouse)`` for each table that differs; empty is exact.
 
-    Every row of both is compared; nothing is written. Raises :class:`~hwbench_mlflow.errors.StoreError`.
+    Every row of both is compared; with ``judge`` all evidence is fetched and judged again too, and the rows that
+    follow from it are compared. Nothing is written. Raises :class:`~hwbench_mlflow.errors.StoreError`.
     """
     import duckdb
 
@@ -302,6 +338,7 @@ def verify_store(reader: Reader, db: Path) -> list[tuple[str, int, int]]:
         with database.reader(db) as connection:
             stage = Stage(connection)
             reader.read(stage, Request(mode=Mode.FULL))
-            return mirror.differences(connection)
+            found = mirror.differences(connection)
+            return found + (judge.differences(connection) if judge is not None else [])
     except duckdb.Error as error:
         raise StoreError(*database.explain(db, error)) from error

@@ -34,6 +34,20 @@ def events(db: Path) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
+def gc(store: Path) -> None:
+    """``mlflow gc`` as its users run it, but in this process."""
+    from click.testing import CliRunner
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
+        from mlflow.cli import gc as command
+
+        outcome = CliRunner().invoke(
+            command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"]
+        )
+    assert outcome.exit_code == 0, outcome.output
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite store with MLflow's schema and nothing in it; making one takes MLflow seconds."""

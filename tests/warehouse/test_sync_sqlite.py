@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,25 +21,11 @@ from hwbench_mlflow.warehouse.readers import Mode
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 from tests.warehouse import scenarios
-from tests.warehouse.conftest import dump, events
+from tests.warehouse.conftest import dump, events, gc
 from tests.warehouse.scenarios import Bench, fill
 
 # MLflow's own use of SQLAlchemy 2.1, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-
-
-def gc(store: Path) -> None:
-    """``mlflow gc`` as its users run it, but in this process."""
-    from click.testing import CliRunner
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
-        from mlflow.cli import gc as command
-
-        outcome = CliRunner().invoke(
-            command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"]
-        )
-    assert outcome.exit_code == 0, outcome.output
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +216,7 @@ def crash(store: Path, db: Path, at: int) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_the_next_sync_makes_it_whole(bench: Bench, store: Path, tmp_path: Path) -> None:
     base, db = tmp_path / "base.duckdb", tmp_path / "w.duckdb"
     sync(SqliteReader(store), base)
@@ -242,7 +228,8 @@ def test_killed_at_every_step_the_next_sync_makes_it_whole(bench: Bench, store: 
     whole = tmp_path / "whole.duckdb"
     shutil.copyfile(base, whole)
     sync(SqliteReader(store), whole)
-    kills = 0
+    equals_fresh(store, whole)
+    expected, kills = dump(whole), 0
     for at in range(1, 30):
         shutil.copyfile(base, db)
         Path(f"{db}.wal").unlink(missing_ok=True)
@@ -250,7 +237,7 @@ def test_killed_at_every_step_the_next_sync_makes_it_whole(bench: Bench, store: 
             break
         kills += 1
         sync(SqliteReader(store), db, SyncOptions(batch_runs=2))
-        equals_fresh(store, db)
+        assert dump(db) == expected, f"after a kill at step {at}"
         wanted = sorted(e[:2] + e[3:] for e in events(whole))
         assert sorted(e[:2] + e[3:] for e in events(db)) == wanted, f"events after a kill at step {at}"
     assert kills >= 7, "read, three batches from inside and after, the end: each was a place to die"

@@ -1,0 +1,447 @@
+"""From one run's evidence to its rows of the star schema. Pure: bytes and the run's index in, rows out.
+
+Every number and name comes from a file that was judged, none from a tag. Knows no SQL; a row is a dict by column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from hwbench_mlflow.attest import Keyring, canonical_json
+from hwbench_mlflow.codec import decode, encode, sha256
+from hwbench_mlflow.errors import CorruptEvidence
+from hwbench_mlflow.evidence import (
+    ATTESTATION_FILE,
+    BINDING_FILE,
+    DEVICES_FILE,
+    EVIDENCE_FILES,
+    FAILURE_FILE,
+    RESULT_FILE,
+    SAMPLES_FILE,
+    Judgement,
+    RunIndex,
+    judge,
+)
+from hwbench_mlflow.index import index_of
+from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.model import (
+    SCHEMA_VERSION,
+    Availability,
+    BenchmarkResult,
+    Device,
+    Failure,
+    Finding,
+    HostInfo,
+    SampleSet,
+    Verdict,
+    VerdictState,
+)
+from hwbench_mlflow.verdict import combine
+
+Row = dict[str, Any]
+
+FILES: dict[str, tuple[str, ...]] = {
+    "result": EVIDENCE_FILES,
+    "devices": (DEVICES_FILE,),
+    "failure": (FAILURE_FILE,),
+}
+"""What is fetched for each role; for others nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run of hwbench's, as the mirror has it."""
+
+    run_id: str
+    role: str
+    fingerprint: str
+    experiment_id: int
+    deleted: bool
+    artifact_uri: str
+    index: RunIndex
+
+
+@dataclass(slots=True, kw_only=True)
+class Rows:
+    """What one run adds to each table. ``latency_samples`` rows hold a whole worker's samples as a list."""
+
+    run: Row
+    results: list[Row] = field(default_factory=list)
+    models: list[Row] = field(default_factory=list)
+    hardware: list[Row] = field(default_factory=list)
+    probes: list[Row] = field(default_factory=list)
+    samples: list[Row] = field(default_factory=list)
+    findings: list[Row] = field(default_factory=list)
+    files: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Devices:
+    """``hwbench/devices.json``. Written from a mapping, so its canonical form has the keys in the alphabet's order."""
+
+    host: HostInfo
+    platforms: tuple[Availability, ...]
+    schema_version: int
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def judge_name(keyring: Keyring, version: str) -> str:
+    """Names what a verdict rests on beside the evidence: hwbench's version and every key's standing."""
+    keys = [[k.keyid, k.name, k.host] for k in keyring.keys.values()]
+    gone = [[r.keyid, r.revoked_at, r.reason] for r in keyring.revoked.values()]
+    return f"{version} {sha256(canonical_json([sorted(keys), sorted(gone)]))}"
+
+
+def rows_of(case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judged_by: str) -> Rows:
+    """The rows of a run. ``files`` is what was fetched, or why nothing could be. Never raises for bad evidence."""
+    if isinstance(files, str):
+        return _without(case, judged_by, "unreachable", files)
+    if case.role not in FILES:
+        return Rows(run=_run(case, judged_by, "none"))
+    if case.deleted:
+        return Rows(run=_run(case, judged_by, "deleted"))
+    rows = _read(case, files, keyring, judged_by)
+    rows.files = [
+        {"run_id": case.run_id, "name": name, "sha256": sha256(data), "size_bytes": len(data), "content": data}
+        for name, data in sorted(files.items())
+    ]
+    return rows
+
+
+def _read(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> Rows:
+    main = FILES[case.role][0]
+    data = files.get(main)
+    version = _version(data)
+    if version is not None and version != SCHEMA_VERSION:
+        reason = f"{main} has schema version {version}; this hwbench reads version {SCHEMA_VERSION}"
+        return Rows(run=_run(case, judged_by, "other_version", None, (reason,)))
+    if case.role == "result":
+        try:
+            return _result(case, files, keyring, judged_by)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            # Well-formed, but with numbers (zero threads, no worker) that nothing can be computed from.
+            return refused(case, judged_by, f"{main} cannot be computed with: {type(error).__name__}: {error}")
+    if data is None:
+        return _without(case, judged_by, "missing", f"hwbench/{main} is missing")
+    try:
+        return _devices(case, data, judged_by) if case.role == "devices" else _failure(case, data, judged_by)
+    except CorruptEvidence as error:
+        return _without(case, judged_by, "corrupt", f"{main}: {error}")
+
+
+def refused(case: Case, judged_by: str, reason: str, files: list[Row] | None = None) -> Rows:
+    """A run whose evidence can be read but breaks a rule of the tables."""
+    found = Finding(rule="table", effect=VerdictState.CONTRADICTED, reason=reason)
+    verdict = combine([found]) if case.role == "result" else None
+    run = _run(case, judged_by, "refused", verdict, (reason,))
+    return Rows(run=run, findings=_findings(case, verdict), files=files or [])
+
+
+def _without(case: Case, judged_by: str, evidence: str, reason: str) -> Rows:
+    reason = reason.encode("utf-8", "backslashreplace").decode()
+    found = Finding(rule="files", effect=VerdictState.UNVERIFIED, reason=reason)
+    verdict = combine([found]) if case.role == "result" else None
+    return Rows(run=_run(case, judged_by, evidence, verdict, (reason,)), findings=_findings(case, verdict))
+
+
+def _run(
+    case: Case, judged_by: str, evidence: str, verdict: Verdict | None = None, reasons: tuple[str, ...] = ()
+) -> Row:
+    return {
+        "run_id": case.run_id,
+        "role": case.role,
+        "evidence": evidence,
+        "verdict": verdict and str(verdict.state),
+        "reasons": list(verdict.reasons if verdict else reasons),
+        "hardware_type": None,
+        "model_name": None,
+        "failure_category": None,
+        "failure_reason": None,
+        "failure_remedy": None,
+        "fingerprint": case.fingerprint,
+        "judge": judged_by,
+    }
+
+
+def _findings(case: Case, verdict: Verdict | None) -> list[Row]:
+    return [
+        {"run_id": case.run_id, "position": n, "rule": f.rule, "effect": str(f.effect), "reason": f.reason}
+        for n, f in enumerate(verdict.findings if verdict else ())
+    ]
+
+
+def _version(data: bytes | None) -> int | None:
+    try:
+        return msgspec.json.decode(data, type=_Version).schema_version if data is not None else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+# --- devices and failures -----------------------------------------------------------------------
+
+
+def _devices(case: Case, data: bytes, judged_by: str) -> Rows:
+    found = decode(data, _Devices)
+    probes = [row for a in found.platforms for row in _probes(case.run_id, "devices", a, found.host)]
+    return Rows(run=_run(case, judged_by, "read"), probes=probes)
+
+
+def _failure(case: Case, data: bytes, judged_by: str) -> Rows:
+    found = decode(data, Failure)
+    run = _run(case, judged_by, "read") | {
+        "hardware_type": found.request and str(found.request.platform),
+        "model_name": found.request and found.request.workload.model,
+        "failure_category": str(found.category),
+        "failure_reason": found.reason,
+        "failure_remedy": found.remedy,
+    }
+    probes = _probes(case.run_id, "failure", found.availability, found.host) if found.availability else []
+    return Rows(run=run, probes=probes)
+
+
+def _probes(run_id: str, source: str, found: Availability, host: HostInfo | None) -> list[Row]:
+    checks = {check.device_id: check for check in found.checks}
+    devices: tuple[Device | None, ...] = found.devices or (None,)
+    rows = []
+    for number, device in enumerate(devices):
+        check = checks.get(device.id) if device else None
+        rows.append(
+            {
+                "run_id": run_id,
+                "probe_id": found.probe_id,
+                "hardware_type": str(found.platform),
+                "device_index": number,
+                "source": source,
+                "status": str(found.status),
+                "reason": found.reason,
+                "remedy": found.remedy,
+                "is_verified": _is_verified(found, device),
+                "device_id": device and device.id,
+                "device_name": device and device.name,
+                "vendor": device and device.vendor,
+                "device_uuid": device and device.uuid,
+                "driver": device and device.driver,
+                "emulation_reason": device and device.emulation_reason,
+                "check_operation": check and check.operation,
+                "check_reason": check and check.reason,
+                "max_abs_error": check and check.max_abs_error,
+                "probed_at": _instant(found.started_at),
+                "duration_ms": found.duration_ns / 1e6,
+                "boot_id": found.boot_id,
+                "host_id": host and host.host_id,
+                "hostname": host and host.hostname,
+            }
+        )
+    return rows
+
+
+def _is_verified(found: Availability, device: Device | None) -> bool:
+    return device is not None and found.status == "AVAILABLE" and found.verified_device(device.id) is not None
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def _result(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> Rows:
+    judged = judge(files, case.index, keyring)
+    result, verdict = judged.result, judged.verdict
+    if result is None:
+        evidence = "corrupt" if RESULT_FILE in files else "missing"
+        return Rows(run=_run(case, judged_by, evidence, verdict), findings=_findings(case, verdict))
+    model, hardware = _model(result), _hardware(result)
+    row = {
+        **_identity(case, result, judged),
+        **_what(result),
+        **_measured(result, files, verdict),
+        **_where(result),
+        **_signed(files, judged),
+        "model_id": model["model_id"],
+        "hardware_id": hardware["hardware_id"],
+    }
+    return Rows(
+        run=_run(case, judged_by, "read", verdict),
+        results=[row],
+        models=[model],
+        hardware=[hardware],
+        probes=_probes(case.run_id, "result", result.availability, result.host),
+        samples=_samples(case.run_id, result, judged.samples),
+        findings=_findings(case, verdict),
+    )
+
+
+def _digest(row: Row) -> str:
+    return hashlib.sha256(encode(row)).hexdigest()[:32]
+
+
+def _model(result: BenchmarkResult) -> Row:
+    found = result.model
+    row = {
+        "model_name": found.name,
+        "architecture": found.architecture,
+        "task": found.task,
+        "source": found.source,
+        "config_sha256": found.config_sha256,
+        "parameter_count": found.parameters,
+    }
+    return {"model_id": _digest(row), **row}
+
+
+def _hardware(result: BenchmarkResult) -> Row:
+    device = result.device
+    row = {
+        "hardware_type": str(device.platform),
+        "device_id": device.id,
+        "device_name": device.name,
+        "vendor": device.vendor,
+        "device_uuid": device.uuid,
+        "pci_id": device.pci_id,
+        "memory_bytes": device.memory_bytes,
+        "emulation_reason": device.emulation_reason,
+        "host_id": result.host.host_id,
+    }
+    return {"hardware_id": _digest(row), **row}
+
+
+def _identity(case: Case, result: BenchmarkResult, judged: Judgement) -> Row:
+    probe = result.availability
+    ended, started = _instant(result.finished_at), _instant(result.started_at)
+    if ended is None or started is None:
+        raise ValueError(f"{result.started_at!r} to {result.finished_at!r} is no time in UTC")
+    return {
+        "run_id": case.run_id,
+        "result_id": result.result_id,
+        "experiment_id": case.experiment_id,
+        "run_status": case.index.status,
+        "created_at": ended,
+        "started_at": started,
+        "verdict": str(judged.verdict.state),
+        "reasons": list(judged.verdict.reasons),
+        "is_simulated": result.is_simulated,
+        "simulation_reason": result.simulation_reason,
+        "probe_id": probe.probe_id,
+        "availability_status": str(probe.status),
+        "availability_verified": _is_verified(probe, result.device),
+        "probed_at": _instant(probe.started_at),
+        "probe_boot_id": probe.boot_id,
+    }
+
+
+def _what(result: BenchmarkResult) -> Row:
+    request, work, device = result.request, result.workload, result.device
+    facts = [w.facts for w in result.workers]
+    threads = {f.threads for f in facts}
+    return {
+        "platform": str(request.platform),
+        "requested_device": request.device,
+        "device_id": device.id,
+        "device_name": device.name,
+        "device_uuid": device.uuid,
+        "device_driver": device.driver,
+        "observed_device": _joined(f.device.id for f in facts),
+        "observed_identity": _joined(w.witness.device_identity for w in result.workers),
+        "execution_devices": _joined(name for w in result.workers for name in w.witness.execution_devices),
+        "requested_precision": str(request.workload.precision),
+        "effective_precision": str(result.effective_precision),
+        "batch_size": work.batch_size,
+        "sequence_length": work.sequence_length,
+        "image_size": work.image_size,
+        "scenario": str(work.scenario),
+        "profile": request.profile.name,
+        "ranked": request.profile.ranked,
+        "compile_mode": str(work.compile_mode),
+        "threads": threads.pop() if len(threads) == 1 else None,
+        "backend": request.backend,
+        "weights": str(result.model.weights_source),
+        "weights_sha256": result.model.weights_sha256,
+        "weights_seed": work.weights_seed,
+    }
+
+
+def _joined(values: Any) -> str | None:
+    known = dict.fromkeys(v for v in values if v is not None)
+    return ", ".join(known) or None
+
+
+def _measured(result: BenchmarkResult, files: Mapping[str, bytes], verdict: Verdict) -> Row:
+    metrics = index_of(result, sha256(files[RESULT_FILE]), verdict).metrics
+    row: Row = {name: metrics.get(name) for name in METRICS}
+    for name, spec in METRICS.items():
+        if spec.unit == "count" and row[name] is not None:
+            row[name] = int(row[name])
+    energy, calibration, stats = result.energy, result.calibration, result.aggregates
+    return row | {
+        "energy_method": energy and str(energy.method),
+        "energy_scope": energy and energy.scope,
+        "calibration_source": calibration and calibration.source,
+        "stable": stats.stable,
+        "noise_reasons": list(stats.noise_reasons),
+        "warnings": list(result.warnings),
+    }
+
+
+def _where(result: BenchmarkResult) -> Row:
+    host = result.host
+    copied = (
+        "host_id", "hostname", "os", "kernel", "machine", "cpu_name", "cpu_count_logical", "boot_id",
+        "virtualization", "python", "git_commit", "git_dirty",
+    )  # fmt: skip
+    return {name: getattr(host, name) for name in copied} | {
+        "host_memory_bytes": host.memory_bytes,
+        "packages": sorted(host.packages.items()),
+        "hwbench_version": result.hwbench_version,
+        "result_schema_version": result.schema_version,
+    }
+
+
+def _signed(files: Mapping[str, bytes], judged: Judgement) -> Row:
+    names = {
+        "result_sha256": RESULT_FILE,
+        "samples_sha256": SAMPLES_FILE,
+        "attestation_sha256": ATTESTATION_FILE,
+        "binding_sha256": BINDING_FILE,
+    }
+    signature = judged.signature
+    return {
+        "signature_state": signature and str(signature.state),
+        "key_id": signature and signature.keyid,
+        "key_name": signature and signature.key_name,
+        **{column: sha256(files[name]) if name in files else None for column, name in names.items()},
+    }
+
+
+def _samples(run_id: str, result: BenchmarkResult, samples: SampleSet | None) -> list[Row]:
+    import numpy as np
+
+    runs = {w.index: w.runs_per_sample for w in result.workers}
+    rows = []
+    for worker in samples.workers if samples else ():
+        phases = (("warmup", worker.warmup_ns, 1), ("timed", worker.samples_ns, runs.get(worker.index)))
+        for phase, values, per_sample in phases:
+            rows.append(
+                {
+                    "run_id": run_id,
+                    "worker": worker.index,
+                    "phase": phase,
+                    "samples_ns": np.array(values, dtype=np.int64),  # OverflowError past 64 bits
+                    "runs_per_sample": per_sample,
+                }
+            )
+    return rows
+
+
+def _instant(text: str) -> datetime | None:
+    """Naive UTC; None for what is not an instant."""
+    try:
+        value = datetime.fromisoformat(text)
+        return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
