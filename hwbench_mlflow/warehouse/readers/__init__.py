@@ -24,7 +24,8 @@ class Mode(StrEnum):
     """How much of the store is compared.
 
     ``DEFAULT`` relies on what MLflow never does (change a param or a recorded point) and catches everything it
-    does. ``FULL`` relies on nothing. ``FAST`` also trusts that no tag was edited in place since the last sync.
+    does. ``FULL`` relies on nothing. ``FAST`` also trusts that no tag was edited in place since the last sync, and over
+    REST, where tags come anyway, that no point was logged late at a lower step.
     """
 
     DEFAULT = "default"
@@ -36,8 +37,9 @@ class Mode(StrEnum):
 class StoreState:
     """What a finished sync remembers of the store, so that the next can read less.
 
-    ``marks`` is ``[highest rowid, rows]`` for each append-only table; ``file`` identifies a SQLite file and its
-    content: ``[inode, size, mtime_ns, change counter]``.
+    ``marks`` is ``[highest rowid, rows]`` for each append-only table; ``file`` identifies the content:
+    of a SQLite file ``[device, inode, size, mtime_ns, change counter]``, of a PostgreSQL cluster ``[system identifier,
+    database, timeline, position of the write-ahead log]``.
     """
 
     kind: str
@@ -115,6 +117,6 @@ def check_revision(store: str, revision: str | None) -> str:
     if revision not in KNOWN_REVISIONS:
         raise StoreError(
             f"{store} has schema revision {revision}, which this hwbench does not know",
-            remedy="upgrade hwbench",
+            remedy="upgrade hwbench, or start `mlflow server` on this store and sync from its URL (--via rest)",
         )
     return revision
