@@ -10,6 +10,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.warehouse.servers import cluster, guarded, tracking  # noqa: F401 -- fixtures, one of each a session
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 MIRRORED = (
@@ -32,6 +34,18 @@ def events(db: Path) -> list[tuple[object, ...]]:
         return connection.execute(
             "SELECT kind, key, old_value, new_value FROM mlflow.run_events ORDER BY sync_id, rowid"
         ).fetchall()
+
+
+def collect_garbage(uri: str, tracking_uri: str | None = None) -> None:
+    """``mlflow gc`` as its users run it, but in this process."""
+    from click.testing import CliRunner
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
+        from mlflow.cli import gc as command
+
+        outcome = CliRunner().invoke(command, ["--backend-store-uri", uri, "--tracking-uri", tracking_uri or uri])
+    assert outcome.exit_code == 0, outcome.output
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from hwbench_mlflow.warehouse.readers import Mode
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 from tests.warehouse import scenarios
-from tests.warehouse.conftest import dump, events
+from tests.warehouse.conftest import collect_garbage, dump, events
 from tests.warehouse.scenarios import Bench, fill
 
 # MLflow's own use of SQLAlchemy 2.1, not ours.
@@ -30,17 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 
 
 def gc(store: Path) -> None:
-    """``mlflow gc`` as its users run it, but in this process."""
-    from click.testing import CliRunner
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
-        from mlflow.cli import gc as command
-
-        outcome = CliRunner().invoke(
-            command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"]
-        )
-    assert outcome.exit_code == 0, outcome.output
+    collect_garbage(f"sqlite:///{store}")
 
 
 @pytest.fixture(scope="module")
