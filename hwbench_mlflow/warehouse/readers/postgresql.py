@@ -3,8 +3,8 @@
 Readers and MLflow's writers do not block each other there. What makes a later sync cheap, and what it rests on:
 
 * No byte was added to the cluster's write-ahead log since the last snapshot: nothing to do. That position is
-  remembered only if the snapshot saw no transaction under way, because a commit is in the log a moment before it is
-  visible. On a standby there is no such position, and every sync reads.
+  remembered only if no transaction was under way, because a commit is in the log a moment before it is visible. On a
+  standby there is no such position, and every sync reads.
 * ``runs`` and ``tags`` are always compared by content: MLflow edits and deletes there.
 * ``params`` and ``metrics`` only gain rows while their run lives, and ``latest_metrics`` changes only in the
   transaction that adds to ``metrics``: the server counts rows a run, and only runs whose count is not the mirror's
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hwbench_mlflow.warehouse.stage import Stage
 
 CONNECT_TIMEOUT_S = 15
-LOCK_TIMEOUT_S = 20
+LOCK_TIMEOUT_S = 20.0
 """How long to wait for a table that a migration of MLflow's holds."""
 
 _POSITION = """
@@ -40,7 +40,8 @@ _POSITION = """
            (SELECT timeline_id::BIGINT FROM pg_control_checkpoint()),
            CASE WHEN pg_is_in_recovery() THEN NULL ELSE (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::BIGINT END
     FROM pg_control_system()"""
-_QUIET = "SELECT pg_snapshot_xmin(pg_current_snapshot())::TEXT = pg_snapshot_xmax(pg_current_snapshot())::TEXT"
+_UNDER_WAY = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock')"
+"""A transaction locks its own id before it writes, and lets go only when its commit is visible to snapshots."""
 
 
 class PostgresqlReader:
@@ -66,9 +67,11 @@ class PostgresqlReader:
     def read(self, stage: Stage, request: Request) -> StoreState:
         """See :class:`~hwbench_mlflow.warehouse.readers.Reader`."""
         with self._connected() as cursor:
-            position = _position(cursor)  # before the snapshot: what is committed in between is then read twice
+            # In this order: what is written after the position moves it; what was committed before it and is not under
+            # way any more is visible to the snapshot that comes last.
+            position = _position(cursor)
+            under_way = bool(rows(cursor, _UNDER_WAY)[0][0])
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            quiet = bool(rows(cursor, _QUIET)[0][0])
             revision = check_revision(self.store, _revision(cursor))
             scope = _load_experiments(cursor, stage, request.experiments)
             _load(cursor, stage, "runs", scope)
@@ -86,7 +89,7 @@ class PostgresqlReader:
                         _load(cursor, stage, table, f"run_uuid IN ({names})")
                 stage.add_candidates(sorted(changed))
             cursor.execute("COMMIT")
-        return StoreState(kind=self.kind, revision=revision, file=position if quiet else ())
+        return StoreState(kind=self.kind, revision=revision, file=() if under_way else position)
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -101,7 +104,7 @@ class PostgresqlReader:
             uri += ("&" if "?" in uri else "?") + options
         try:
             with dbapi.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
-                cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_S * 1000}")
+                cursor.execute(f"SET lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}")
                 yield cursor
         except adbc_driver_manager.Error as error:
             raise self._explained(error) from None  # the driver's own words may quote the password
