@@ -174,6 +174,17 @@ class Stage:
             "WHERE run_uuid IN (FROM s_named) GROUP BY key ORDER BY key"
         ).fetchall()
 
+    def torn(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of the named runs with a latest metric that is no point of their staged history; MLflow has none."""
+        self._name(run_ids)
+        columns = ", ".join(f'"{c}"' for c in MIRROR["latest_metrics"])
+        rows = self.connection.execute(
+            f"""SELECT DISTINCT run_uuid FROM (
+                    SELECT {columns} FROM s_latest_metrics WHERE run_uuid IN (FROM s_named)
+                    EXCEPT SELECT {columns} FROM s_metric_history WHERE run_uuid IN (FROM s_named))"""
+        ).fetchall()
+        return [r[0] for r in rows]
+
     def forget(self, run_ids: Sequence[str]) -> None:
         """Take runs out of the stage: they moved while they were read, or are no longer there."""
         self._name(run_ids)

@@ -1,4 +1,4 @@
-"""Real servers on loopback for the warehouse's tests: a PostgreSQL cluster and `mlflow server`, one of each a session."""
+"""Real servers on loopback for the warehouse's tests: a PostgreSQL cluster and `mlflow server`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             pytest.fail(reason)
         pytest.skip(reason)
     become = _as_postgres()
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/hwbench-pg-XXXXXX"], text=True, preexec_fn=become).strip())
+    folder = Path(
+        subprocess.check_output(["mktemp", "-d", "/tmp/hwbench-pg-XXXXXX"], text=True, preexec_fn=become).strip()
+    )
     try:
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
@@ -139,7 +141,7 @@ def _serve(folder: Path, store: Path, *flags: str, **environ: str) -> Iterator[T
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
              "--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(folder / "artifacts"), *flags],
             stdout=log, stderr=log, cwd=folder, start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environ},
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environ},
         )  # fmt: skip
         try:
             _wait(lambda: _healthy(url), server, log_path)

@@ -38,7 +38,11 @@ def test_a_postgresql_store_is_named_without_its_reader(scheme: str) -> None:
         ("mysql+pymysql://u:secret@h/d", None, "cannot read mysql:// stores directly. start `mlflow server`"),
         ("file:///tmp/mlruns", None, "cannot read file:// stores"),
         ("http://u:secret@127.0.0.1:5000", Via.SQL, "is a server, --via sql reads a database"),
-        ("postgresql://u:secret@h/d?password=secret", Via.REST, "start `mlflow server --backend-store-uri postgresql://u@h/d`"),  # noqa: E501
+        (
+            "postgresql://u:secret@h/d?password=secret",
+            Via.REST,
+            "start `mlflow server --backend-store-uri postgresql://u@h/d`",
+        ),
         ("sqlite:///mlflow.db", Via.REST, "is a database, --via rest reads a server"),
     ],
 )

@@ -111,7 +111,9 @@ def test_a_server_gives_exactly_what_its_database_holds(tracking: Tracking, tmp_
     bench = place.bench()
     for trap in (scenarios.not_a_number_and_infinities, scenarios.hostile_text, scenarios.late_point_at_a_lower_step):
         trap(bench)
-    bench.client.log_batch(bench.run, metrics=[scenarios.Metric("tie", v, 7, 0) for v in (0.0, float("nan"), 0.1 + 0.2)])
+    bench.client.log_batch(
+        bench.run, metrics=[scenarios.Metric("tie", v, 7, 0) for v in (0.0, float("nan"), 0.1 + 0.2)]
+    )
     bench.client.set_tag(bench.run, "nul", "a\0b")
     bench.client.delete_run(bench.runs[1])
     over, direct = tmp_path / "rest.duckdb", tmp_path / "sql.duckdb"
@@ -122,5 +124,8 @@ def test_a_server_gives_exactly_what_its_database_holds(tracking: Tracking, tmp_
             "UPDATE mlflow.runs SET source_type = NULL, source_name = NULL, entry_point_name = NULL, "
             "source_version = NULL, deleted_time = NULL"
         )
-    tables = tuple(f"mlflow.{t}" for t in ("experiments", "experiment_tags", "runs", "tags", "params", "latest_metrics", "metric_history"))  # noqa: E501
+    tables = tuple(
+        f"mlflow.{t}"
+        for t in ("experiments", "experiment_tags", "runs", "tags", "params", "latest_metrics", "metric_history")
+    )
     assert dump(over, tables) == dump(direct, tables)

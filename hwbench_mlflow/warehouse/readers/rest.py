@@ -3,7 +3,8 @@
 There is no snapshot over REST. Runs are listed by ascending start time, which never changes, so that no page depends
 on an offset; then the metric histories are read; then every run that is about to be written is read *again*, and
 must be what it was before its history. A run that moved is read anew, a few rounds; one that never stands still is
-refused by name and left to the next sync. A run that was not listed is asked for by its id: only MLflow's own
+refused by name and left to the next sync. So is a run whose history lacks its latest metrics: a server or a proxy
+that hides the one shows the other. A run that was not listed is asked for by its id: only MLflow's own
 "does not exist" makes it gone.
 
 What the API does not tell (MLflow 3.17, `RunInfo.to_proto`, `Experiment.to_proto`) is NULL in the mirror:
@@ -104,6 +105,11 @@ class RestReader:
             again = {run["info"]["run_id"]: run for run in self._looked_up(seen, unsure)}
             gone = [r for r in unsure if r not in again]
             moved = [r for r in unsure if r in again and seen.digests[r] != _digest(again[r])]
+            moving = set(moved)
+            stage.refuse(
+                (r, "the server does not show the metric history that its latest metrics come from")
+                for r in stage.torn([r for r in unsure if r in again and r not in moving])
+            )
             stage.forget([*gone, *moved])
             seen.drop([*gone, *moved])
             if not moved:
@@ -270,7 +276,7 @@ class RestReader:
                     f"{API}/metrics/get-history", query + ([("page_token", token)] if token else [])
                 )
             except (NotThere, Forbidden):
-                return []  # the run vanished, or was hidden: reading it again will tell
+                return []  # it vanished, or is hidden: reading the run again will tell which
             for metric in answer.get("metrics", []):
                 point = _point(run_id, metric)
                 found["nan" if point[5] else point[2], *point[3:]] = point
