@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,7 +134,9 @@ class Tracking:
     store: Path
 
 
-def _serve(folder: Path, store: Path, *flags: str, **environ: str) -> Iterator[Tracking]:
+@contextmanager
+def serve(folder: Path, store: Path, *flags: str, **environ: str) -> Iterator[Tracking]:
+    """A server with one worker on loopback, until the block ends."""
     port = free_port()
     url, log_path = f"http://127.0.0.1:{port}", folder / "server.log"
     with log_path.open("wb") as log:
@@ -164,7 +167,8 @@ def tracking(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ite
     """A server without a login."""
     folder = tmp_path_factory.mktemp("tracking")
     shutil.copyfile(empty_store, folder / "mlflow.db")
-    yield from _serve(folder, folder / "mlflow.db")
+    with serve(folder, folder / "mlflow.db") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -178,7 +182,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
         f"admin_username = admin\nadmin_password = {PASSWORD}-admin\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
-    yield from _serve(
-        folder, folder / "mlflow.db", "--app-name", "basic-auth",
-        MLFLOW_AUTH_CONFIG_PATH=str(settings), MLFLOW_FLASK_SERVER_SECRET_KEY="for tests only",
-    )  # fmt: skip
+    environ = {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "for tests only"}
+    with serve(folder, folder / "mlflow.db", "--app-name", "basic-auth", **environ) as server:
+        yield server
