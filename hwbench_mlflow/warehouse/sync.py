@@ -98,7 +98,7 @@ def sync(
     began = time.perf_counter()
     scope = "\n".join(sorted(options.experiments))
     try:
-        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, evidence):
+        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, options.mode, evidence):
             return SyncSummary(
                 store=reader.store, reader=reader.kind, mode=str(options.mode), dry_run=options.dry_run,
                 up_to_date=True, seconds={"total": time.perf_counter() - began},
@@ -109,14 +109,14 @@ def sync(
         raise StoreError(*database.explain(db, error)) from error
 
 
-def _unchanged(reader: Reader, db: Path, scope: str, evidence: Evidence | None) -> bool:
+def _unchanged(reader: Reader, db: Path, scope: str, mode: Mode, evidence: Evidence | None) -> bool:
     """True if the last finished sync of this scope saw exactly this store and left nothing to retry."""
     if not db.exists():
         return False
     try:
         with database.reader(db) as connection:
             previous = _previous(connection, reader, scope)
-            if previous is None or not reader.unchanged(previous):
+            if previous is None or (previous.fast and mode is not Mode.FAST) or not reader.unchanged(previous):
                 return False
             return evidence is None or not evidence.pending(connection)
     except StoreError:

@@ -39,13 +39,15 @@ class StoreState:
 
     ``marks`` is ``[highest rowid, rows]`` for each append-only table; ``file`` identifies the content:
     of a SQLite file ``[device, inode, size, mtime_ns, change counter]``, of a PostgreSQL cluster ``[system identifier,
-    database, timeline, position of the write-ahead log]``.
+    database, timeline, position of the write-ahead log]``. ``fast``: it was a sync that trusts more than the default
+    one does, so the same content may hold a change that it did not look for.
     """
 
     kind: str
     revision: str | None = None
     file: tuple[int, ...] = ()
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fast: bool = False
 
     def to_json(self) -> str:
         """Stable text for ``mlflow.sync_state``."""
@@ -61,6 +63,7 @@ class StoreState:
                 revision=data["revision"],
                 file=tuple(data["file"]),
                 marks={k: (v[0], v[1]) for k, v in data["marks"].items()},
+                fast=data["fast"] is not False,
             )
         except (ValueError, KeyError, TypeError, IndexError):
             return None

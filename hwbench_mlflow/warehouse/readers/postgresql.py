@@ -89,7 +89,9 @@ class PostgresqlReader:
                         _load(cursor, stage, table, f"run_uuid IN ({names})")
                 stage.add_candidates(sorted(changed))
             cursor.execute("COMMIT")
-        return StoreState(kind=self.kind, revision=revision, file=() if under_way else position)
+        return StoreState(
+            kind=self.kind, revision=revision, file=() if under_way else position, fast=request.mode is Mode.FAST
+        )
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:

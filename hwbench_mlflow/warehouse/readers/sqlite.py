@@ -87,7 +87,7 @@ class SqliteReader:
                 self._load_all(cursor, stage, scope)
             else:
                 _load_runs(cursor, stage, sorted(changed))
-        return StoreState(kind=self.kind, revision=revision, file=file, marks=marks)
+        return StoreState(kind=self.kind, revision=revision, file=file, marks=marks, fast=request.mode is Mode.FAST)
 
     def _load_all(self, cursor: Any, stage: Stage, scope: str) -> None:
         where = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {scope})" if scope else ""
