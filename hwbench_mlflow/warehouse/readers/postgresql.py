@@ -118,10 +118,10 @@ class PostgresqlReader:
 
     def _explained(self, error: Exception) -> StoreError:
         text = str(error)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
         said = re.search(r"(?:FATAL|ERROR): +(.*)", text)
         line = said[1] if said else text.split("[libpq]")[-1].strip().splitlines()[0]
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
         remedy = None
         if "password authentication failed" in text or "no password supplied" in text:
             remedy = "check the user and the password in --tracking-uri"
