@@ -119,7 +119,7 @@ class PostgresqlReader:
     def _explained(self, error: Exception) -> StoreError:
         text = str(error)
         said = re.search(r"(?:FATAL|ERROR): +(.*)", text)
-        line = said[1] if said else text.split("[libpq]")[-1].strip().splitlines()[0]
+        line = said[1] if said else text.rsplit("[libpq]", maxsplit=1)[-1].strip().splitlines()[0]
         for secret in self._secrets:
             line = line.replace(secret, "***")
         remedy = None
