@@ -13,27 +13,36 @@ import click
 from hwbench_mlflow.cli.sync_progress import SyncProgress
 
 if TYPE_CHECKING:
-    from hwbench_mlflow.warehouse.readers import Reader
     from hwbench_mlflow.warehouse.star import Star
 
 
 @click.command()
 @click.option("--tracking-uri", help="The MLflow store (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db).")
 @click.option(
+    "--via", type=click.Choice(["sql", "rest"]), help="Read the database, or a server; default: as the URI says."
+)
+@click.option(
     "--db", type=click.Path(dir_okay=False, path_type=Path), default=Path("hwbench.duckdb"), show_default=True
 )
 @click.option("--experiment", "experiments", multiple=True, metavar="NAME", help="Only this experiment; repeatable.")
 @click.option("--full", is_flag=True, help="Compare every row, relying on nothing.")
-@click.option("--fast", is_flag=True, help="Trust that no tag was edited in place since the last sync.")
+@click.option(
+    "--fast",
+    is_flag=True,
+    help="Trust that no tag was edited in place since the last sync, and, of a server, that no late point was "
+    "logged at a lower step.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing of it.")
 @click.option("--rebind", is_flag=True, help="The warehouse follows this store from now on.")
 @click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Sync again and again.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sync, with a schema_version.")
 def sync(  # noqa: PLR0917 -- click passes by name
-    tracking_uri: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool, dry_run: bool,
-    rebind: bool, watch: float | None, as_json: bool,
+    tracking_uri: str | None, via: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool,
+    dry_run: bool, rebind: bool, watch: float | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make the warehouse an exact mirror of an MLflow SQLite store, and judge its results by the keys trusted here.
+    """Make the warehouse an exact mirror of an MLflow store, and judge its results by the keys trusted here.
+
+    The store is SQLite, PostgreSQL, or a tracking server.
 
     Example: hwbench sync --tracking-uri sqlite:///mlflow.db --db hwbench.duckdb
     """
@@ -47,11 +56,13 @@ def sync(  # noqa: PLR0917 -- click passes by name
     mode = Mode.FULL if full else Mode.FAST if fast else Mode.DEFAULT
     options = SyncOptions(mode=mode, experiments=experiments, dry_run=dry_run, rebind=rebind)
     uri = store_uri(tracking_uri)
-    open_reader(uri)  # a store that cannot be read stops a watch before it begins
 
     def once() -> SyncSummary:
+        from hwbench_mlflow.warehouse.readers.choose import Via, open_reader
+
+        reader = open_reader(uri, Via(via) if via else None)
         with SyncProgress() as shown:
-            summary = run_sync(open_reader(uri), db, options, judge=judge(uri), say=shown.say, progress=shown.progress)
+            summary = run_sync(reader, db, options, judge=judge(uri), say=shown.say, progress=shown.progress)
         click.echo(json.dumps(summary.to_json(), sort_keys=True) if as_json else _line(summary, db))
         return summary
 
@@ -71,13 +82,6 @@ def store_uri(tracking_uri: str | None) -> str:
     return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
 
-def open_reader(uri: str) -> Reader:
-    """The reader for a tracking URI. Raises UsageError for a kind of store that this hwbench does not sync."""
-    from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
-
-    return SqliteReader(_sqlite_path(uri))
-
-
 def judge(tracking_uri: str) -> Star:
     """What judges results here: the keys trusted now, and evidence read from where its run says it is."""
     from hwbench_mlflow.keystore import load_keyring
@@ -86,15 +90,6 @@ def judge(tracking_uri: str) -> Star:
     from hwbench_mlflow.warehouse.star import Star
 
     return Star(load_keyring(), Sources(elsewhere=ArtifactFiles(tracking_uri)))
-
-
-def _sqlite_path(uri: str) -> Path:
-    from hwbench_mlflow.errors import UsageError
-
-    scheme, _, path = uri.partition(":///")
-    if scheme != "sqlite" or not path:
-        raise UsageError("this hwbench syncs SQLite stores only", remedy="give --tracking-uri sqlite:///FILE")
-    return Path(path)
 
 
 def _line(summary: object, db: Path) -> str:

@@ -61,8 +61,9 @@ def verify(target: str | None, whole_store: bool, tracking_uri: str | None, db: 
 
 
 def _verify_store(tracking_uri: str | None, db: Path, as_json: bool) -> None:
-    from hwbench_mlflow.cli.sync import judge, open_reader, store_uri
+    from hwbench_mlflow.cli.sync import judge, store_uri
     from hwbench_mlflow.errors import ExitCode
+    from hwbench_mlflow.warehouse.readers.choose import open_reader
     from hwbench_mlflow.warehouse.sync import verify_store
 
     uri = store_uri(tracking_uri)

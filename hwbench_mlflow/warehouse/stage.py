@@ -136,6 +136,80 @@ class Stage:
             self.connection.unregister("s_incoming")
         return [r[0] for r in found]
 
+    def changed_counts(self, table: str, rows: pyarrow.RecordBatchReader) -> list[str]:
+        """Runs whose number of rows ``(run_uuid, n)`` in an append-only table is not the mirror's."""
+        self.connection.register("s_incoming", rows)
+        try:
+            found = self.connection.execute(
+                f"""WITH seen AS (SELECT run_uuid, n FROM s_incoming),
+                         mine AS (SELECT run_uuid, count(*) AS n FROM mlflow.{table} GROUP BY run_uuid)
+                    SELECT s.run_uuid FROM s_runs s LEFT JOIN seen USING (run_uuid) LEFT JOIN mine USING (run_uuid)
+                    WHERE coalesce(seen.n, 0) <> coalesce(mine.n, 0)"""
+            ).fetchall()
+        finally:
+            self.connection.unregister("s_incoming")
+        return [r[0] for r in found]
+
+    def differing(self, tables: Sequence[str]) -> list[str]:
+        """Runs of ``s_runs`` whose own row, or whose staged rows in ``tables``, are not what the mirror holds."""
+        changed = set(self.changed_run_rows())
+        for table in tables:
+            changed |= set(self.changed_children(table))
+        return sorted(changed)
+
+    def changed_children(self, table: str) -> list[str]:
+        """Runs whose completely staged rows in ``table`` differ from the mirror's fingerprint."""
+        rows = self.connection.execute(
+            f"""WITH seen AS (SELECT run_uuid, sum({row_hash(table)}::HUGEINT) AS fp FROM s_{table} GROUP BY run_uuid)
+                SELECT s.run_uuid FROM s_runs s JOIN mlflow.run_state f USING (run_uuid) LEFT JOIN seen USING (run_uuid)
+                WHERE coalesce(seen.fp, 0) <> f.{FINGERPRINTS[table]}"""
+        ).fetchall()
+        return [r[0] for r in rows]
+
+    def staged_keys(self, run_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """``(metric key, runs that have it)`` of the named runs, from ``s_latest_metrics``."""
+        self._name(run_ids)
+        return self.connection.execute(
+            "SELECT key, list(run_uuid ORDER BY run_uuid) FROM s_latest_metrics "
+            "WHERE run_uuid IN (FROM s_named) GROUP BY key ORDER BY key"
+        ).fetchall()
+
+    def torn(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of the named runs with a latest metric that is no point of their staged history; MLflow has none."""
+        self._name(run_ids)
+        columns = ", ".join(f'"{c}"' for c in MIRROR["latest_metrics"])
+        rows = self.connection.execute(
+            f"""SELECT DISTINCT run_uuid FROM (
+                    SELECT {columns} FROM s_latest_metrics WHERE run_uuid IN (FROM s_named)
+                    EXCEPT SELECT {columns} FROM s_metric_history WHERE run_uuid IN (FROM s_named))"""
+        ).fetchall()
+        return [r[0] for r in rows]
+
+    def forget(self, run_ids: Sequence[str]) -> None:
+        """Take runs out of the stage: they moved while they were read, or are no longer there."""
+        self._name(run_ids)
+        for table in ("runs", *CHILDREN):
+            self.connection.execute(f"DELETE FROM s_{table} WHERE run_uuid IN (FROM s_named)")
+
+    def _name(self, run_ids: Sequence[str]) -> None:
+        self.connection.execute(
+            "CREATE OR REPLACE TEMP TABLE s_named AS SELECT unnest(?::VARCHAR[]) AS run_uuid", [list(run_ids)]
+        )
+
+    def unlisted_experiments(self) -> list[int]:
+        """Experiments of the mirror that ``s_experiments`` does not list."""
+        rows = self.connection.execute(
+            "SELECT experiment_id FROM mlflow.experiments EXCEPT SELECT experiment_id FROM s_experiments ORDER BY 1"
+        ).fetchall()
+        return [int(r[0]) for r in rows]
+
+    def keep_experiment(self, experiment_id: int) -> None:
+        """Stage an experiment as the mirror has it: it was not listed, but not said to be gone either."""
+        for table in ("experiments", "experiment_tags"):
+            self.connection.execute(
+                f"INSERT INTO s_{table} FROM mlflow.{table} WHERE experiment_id = ?", [experiment_id]
+            )
+
     def mirrored_rows_of_missing_runs(self) -> dict[str, int]:
         """Rows that the mirror holds, a table, of runs that ``s_runs`` no longer lists."""
         return {

@@ -104,7 +104,7 @@ def sync(
     began = time.perf_counter()
     scope = "\n".join(sorted(options.experiments))
     try:
-        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, options.experiments, judge):
+        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, options, judge):
             return SyncSummary(
                 store=reader.store, reader=reader.kind, mode=str(options.mode), dry_run=options.dry_run,
                 up_to_date=True, seconds={"total": time.perf_counter() - began},
@@ -115,16 +115,16 @@ def sync(
         raise StoreError(*database.explain(db, error)) from error
 
 
-def _unchanged(reader: Reader, db: Path, scope: str, experiments: tuple[str, ...], judge: Star | None) -> bool:
+def _unchanged(reader: Reader, db: Path, scope: str, options: SyncOptions, judge: Star | None) -> bool:
     """True if the last finished sync of this scope saw exactly this store and left nothing to judge."""
     if not db.exists():
         return False
     try:
         with database.reader(db) as connection:
             previous = _previous(connection, reader, scope)
-            if previous is None or not reader.unchanged(previous):
+            if previous is None or (previous.fast and options.mode is not Mode.FAST) or not reader.unchanged(previous):
                 return False
-            return judge is None or not judge.pending(connection, experiments)
+            return judge is None or not judge.pending(connection, options.experiments)
     except StoreError:
         # Locked, older or broken: the writer's path says so, with the right words.
         return False

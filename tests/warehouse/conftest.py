@@ -10,6 +10,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.warehouse.servers import cluster, guarded, tracking  # noqa: F401 -- fixtures, one of each a session
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 MIRRORED = (
@@ -34,7 +36,7 @@ def events(db: Path) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-def gc(store: Path) -> None:
+def collect_garbage(uri: str, tracking_uri: str | None = None) -> None:
     """``mlflow gc`` as its users run it, but in this process."""
     from click.testing import CliRunner
 
@@ -42,10 +44,12 @@ def gc(store: Path) -> None:
         warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
         from mlflow.cli import gc as command
 
-        outcome = CliRunner().invoke(
-            command, ["--backend-store-uri", f"sqlite:///{store}", "--tracking-uri", f"sqlite:///{store}"]
-        )
+        outcome = CliRunner().invoke(command, ["--backend-store-uri", uri, "--tracking-uri", tracking_uri or uri])
     assert outcome.exit_code == 0, outcome.output
+
+
+def gc(store: Path) -> None:
+    collect_garbage(f"sqlite:///{store}")
 
 
 @pytest.fixture(scope="session")

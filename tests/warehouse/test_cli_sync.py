@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from hwbench_mlflow.cli.query import query
 from hwbench_mlflow.cli.sync import sync
-from hwbench_mlflow.errors import UsageError
+from hwbench_mlflow.errors import StoreError, UsageError
 
 
 def test_sync_then_query(store: Path, tmp_path: Path) -> None:
@@ -25,6 +26,16 @@ def test_sync_then_query(store: Path, tmp_path: Path) -> None:
     assert isinstance(CliRunner().invoke(query, ["DROP TABLE mlflow.runs", "--db", db]).exception, UsageError)
 
 
-def test_a_store_that_cannot_be_synced_is_a_usage_error(tmp_path: Path) -> None:
-    said = CliRunner().invoke(sync, ["--tracking-uri", "http://127.0.0.1:1", "--db", str(tmp_path / "w.duckdb")])
-    assert isinstance(said.exception, UsageError)
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--tracking-uri", "mlflow.db"], UsageError),
+        (["--tracking-uri", "mysql://h/d"], UsageError),
+        (["--tracking-uri", "http://127.0.0.1:1", "--via", "sql"], UsageError),
+        (["--tracking-uri", "http://127.0.0.1:1", "--via", "rest"], StoreError),
+    ],
+)
+def test_a_store_that_cannot_be_synced_is_one_line(flags: list[str], error: type[Exception], tmp_path: Path) -> None:
+    said = CliRunner().invoke(sync, [*flags, "--db", str(tmp_path / "w.duckdb")])
+    assert type(said.exception) is error
+    assert "\n" not in str(said.exception)

@@ -171,6 +171,18 @@ def test_fast_misses_an_edited_tag_and_full_catches_a_param_edited_by_sql(
     equals_fresh(store, db)
 
 
+def test_a_fast_sync_does_not_hide_from_the_next_what_it_did_not_look_for(
+    bench: Bench, store: Path, tmp_path: Path
+) -> None:
+    db = tmp_path / "w.duckdb"
+    sync(SqliteReader(store), db)
+    bench.client.set_tag(bench.run, "u", "edited")
+    assert sync(SqliteReader(store), db, SyncOptions(mode=Mode.FAST)).up_to_date
+    assert sync(SqliteReader(store), db, SyncOptions(mode=Mode.FAST)).runs_seen is None, "the file is the same"
+    assert sync(SqliteReader(store), db).runs_changed == 1
+    equals_fresh(store, db)
+
+
 def test_a_dry_run_says_what_would_change_and_writes_nothing(bench: Bench, store: Path, tmp_path: Path) -> None:
     db = tmp_path / "w.duckdb"
     sync(SqliteReader(store), db)

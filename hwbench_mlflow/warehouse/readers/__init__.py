@@ -24,7 +24,8 @@ class Mode(StrEnum):
     """How much of the store is compared.
 
     ``DEFAULT`` relies on what MLflow never does (change a param or a recorded point) and catches everything it
-    does. ``FULL`` relies on nothing. ``FAST`` also trusts that no tag was edited in place since the last sync.
+    does. ``FULL`` relies on nothing. ``FAST`` also trusts that no tag was edited in place since the last sync, and over
+    REST, where tags come anyway, that no point was logged late at a lower step.
     """
 
     DEFAULT = "default"
@@ -36,14 +37,17 @@ class Mode(StrEnum):
 class StoreState:
     """What a finished sync remembers of the store, so that the next can read less.
 
-    ``marks`` is ``[highest rowid, rows]`` for each append-only table; ``file`` identifies a SQLite file and its
-    content: ``[inode, size, mtime_ns, change counter]``.
+    ``marks`` is ``[highest rowid, rows]`` for each append-only table; ``file`` identifies the content:
+    of a SQLite file ``[device, inode, size, mtime_ns, change counter]``, of a PostgreSQL cluster ``[system identifier,
+    database, timeline, position of the write-ahead log]``. ``fast``: it was a sync that trusts more than the default
+    one does, so the same content may hold a change that it did not look for.
     """
 
     kind: str
     revision: str | None = None
     file: tuple[int, ...] = ()
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    fast: bool = False
 
     def to_json(self) -> str:
         """Stable text for ``mlflow.sync_state``."""
@@ -59,6 +63,7 @@ class StoreState:
                 revision=data["revision"],
                 file=tuple(data["file"]),
                 marks={k: (v[0], v[1]) for k, v in data["marks"].items()},
+                fast=data["fast"] is not False,
             )
         except (ValueError, KeyError, TypeError, IndexError):
             return None
@@ -115,6 +120,6 @@ def check_revision(store: str, revision: str | None) -> str:
     if revision not in KNOWN_REVISIONS:
         raise StoreError(
             f"{store} has schema revision {revision}, which this hwbench does not know",
-            remedy="upgrade hwbench",
+            remedy="upgrade hwbench, or start `mlflow server` on this store and sync from its URL (--via rest)",
         )
     return revision

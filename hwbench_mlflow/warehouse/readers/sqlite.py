@@ -25,20 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hwbench_mlflow.errors import StoreError, UsageError
+from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.warehouse.readers import Mode, Request, StoreState, check_revision
+from hwbench_mlflow.warehouse.readers.tables import FEW, SOURCES, experiment_ids, name_lists, rows
 from hwbench_mlflow.warehouse.stage import CHILDREN, MIRROR
 
 if TYPE_CHECKING:
     from hwbench_mlflow.warehouse.stage import Stage
 
 BUSY_TIMEOUT_S = 20.0
-IN_LIST = 500
-"""Run ids a query; SQLite takes 32,766 parameters, but short statements keep the plan on the index."""
-FEW = 0.2
-"""Above this share of changed runs, reading whole tables beats looking runs up."""
-
-_SOURCES = {"metric_history": "metrics"}
 _TEXT = "''"
 _DUMMY = {
     "experiment_id": "0", "creation_time": "0", "last_update_time": "0", "start_time": "0", "end_time": "0",
@@ -92,7 +87,7 @@ class SqliteReader:
                 self._load_all(cursor, stage, scope)
             else:
                 _load_runs(cursor, stage, sorted(changed))
-        return StoreState(kind=self.kind, revision=revision, file=file, marks=marks)
+        return StoreState(kind=self.kind, revision=revision, file=file, marks=marks, fast=request.mode is Mode.FAST)
 
     def _load_all(self, cursor: Any, stage: Stage, scope: str) -> None:
         where = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {scope})" if scope else ""
@@ -121,7 +116,7 @@ def _revision(cursor: Any, store: str) -> str | None:
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            tables = {r[0] for r in _rows(cursor, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {r[0] for r in rows(cursor, "SELECT name FROM sqlite_master WHERE type = 'table'")}
             break
         except adbc_driver_manager.Error as error:
             text = str(error)
@@ -133,13 +128,8 @@ def _revision(cursor: Any, store: str) -> str | None:
             raise StoreError(f"{store} is not an SQLite database, or it is damaged: {text.splitlines()[0]}") from error
     if "alembic_version" not in tables or "runs" not in tables:
         return None
-    rows = _rows(cursor, "SELECT version_num FROM alembic_version")
-    return str(rows[0][0]) if rows else None
-
-
-def _rows(cursor: Any, sql: str) -> list[tuple[Any, ...]]:
-    cursor.execute(sql)
-    return [tuple(r) for r in cursor.fetchall()]
+    found = rows(cursor, "SELECT version_num FROM alembic_version")
+    return str(found[0][0]) if found else None
 
 
 def _select(table: str, where: str = "", *, columns: tuple[str, ...] | None = None) -> str:
@@ -155,7 +145,7 @@ def _select(table: str, where: str = "", *, columns: tuple[str, ...] | None = No
     )
     picked = ", ".join(f'"{c}"' for c in names)
     tail = f" WHERE {where}" if where else ""
-    return f"SELECT {dummy} UNION ALL SELECT {picked} FROM {_SOURCES.get(table, table)}{tail}"
+    return f"SELECT {dummy} UNION ALL SELECT {picked} FROM {SOURCES.get(table, table)}{tail}"
 
 
 def _typed(cursor: Any, sql: str) -> Any:
@@ -180,7 +170,7 @@ def _load(cursor: Any, stage: Stage, table: str, *, where: str = "") -> None:
 
 def _load_experiments(cursor: Any, stage: Stage, names: tuple[str, ...]) -> str:
     """Stage the experiments in scope; return the SQL condition on ``runs`` (empty for all)."""
-    columns = {r[1] for r in _rows(cursor, "PRAGMA table_info(experiments)")}
+    columns = {r[1] for r in rows(cursor, "PRAGMA table_info(experiments)")}
     sql = _select("experiments")
     if "workspace" not in columns:
         sql = sql.replace('"workspace" FROM', 'NULL AS "workspace" FROM')
@@ -188,11 +178,7 @@ def _load_experiments(cursor: Any, stage: Stage, names: tuple[str, ...]) -> str:
         stage.load("experiments", _typed(cursor, sql))
         _load(cursor, stage, "experiment_tags")
         return ""
-    known = {r[1]: int(r[0]) for r in _rows(cursor, "SELECT experiment_id, name FROM experiments")}
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        raise UsageError(f"no experiment named {unknown[0]!r} in the store")
-    ids = ", ".join(str(known[n]) for n in names)
+    ids = experiment_ids(cursor, names)
     stage.load("experiments", _typed(cursor, f"{sql} WHERE experiment_id IN ({ids})"))
     _load(cursor, stage, "experiment_tags", where=f"experiment_id IN ({ids})")
     return f"experiment_id IN ({ids})"
@@ -201,10 +187,10 @@ def _load_experiments(cursor: Any, stage: Stage, names: tuple[str, ...]) -> str:
 def _marks(cursor: Any) -> dict[str, tuple[int, int]]:
     marks = {}
     for table in CHILDREN:
-        source = _SOURCES.get(table, table)
+        source = SOURCES.get(table, table)
         # Two statements: each alone is answered from an index's edge or from page headers.
-        high = _rows(cursor, f"SELECT max(rowid) FROM {source}")[0][0]
-        count = _rows(cursor, f"SELECT count(*) FROM {source}")[0][0]
+        high = rows(cursor, f"SELECT max(rowid) FROM {source}")[0][0]
+        count = rows(cursor, f"SELECT count(*) FROM {source}")[0][0]
         marks[table] = (int(high or 0), int(count))
     return marks
 
@@ -234,8 +220,8 @@ def _changed(
 
 def _appended(cursor: Any, table: str, before: tuple[int, int], now: tuple[int, int], gone: int) -> set[str] | None:
     """Runs with rows above the old mark; None if the rows below it are not the ones we mirrored."""
-    source = _SOURCES.get(table, table)
-    above = _rows(cursor, f"SELECT run_uuid, count(*) FROM {source} WHERE rowid > {before[0]} GROUP BY run_uuid")
+    source = SOURCES.get(table, table)
+    above = rows(cursor, f"SELECT run_uuid, count(*) FROM {source} WHERE rowid > {before[0]} GROUP BY run_uuid")
     below = now[1] - sum(int(r[1]) for r in above)
     if below != before[1] - gone:
         return None
@@ -243,8 +229,7 @@ def _appended(cursor: Any, table: str, before: tuple[int, int], now: tuple[int, 
 
 
 def _load_runs(cursor: Any, stage: Stage, run_ids: list[str]) -> None:
-    for begin in range(0, len(run_ids), IN_LIST):
-        names = ", ".join("'" + r.replace("'", "''") + "'" for r in run_ids[begin : begin + IN_LIST])
+    for names in name_lists(run_ids):
         for table in CHILDREN:
             _load(cursor, stage, table, where=f"run_uuid IN ({names})")
     stage.add_candidates(run_ids)
