@@ -131,7 +131,7 @@ class Star:
         due = self._due(connection, experiments, full=full, without=without)
         for begin in range(0, len(due), CHUNK_RUNS):
             chunk = due[begin : begin + CHUNK_RUNS]
-            with _staged(connection) as stage:
+            with staged(connection) as stage:
                 self._stage(connection, stage, chunk, filled)
                 differs = stage.differing()
                 if any(differs.values()):
@@ -151,7 +151,7 @@ class Star:
         edited: dict[str, set[str]] = {table: set() for table in DIMENSIONS}
         due = self._due(connection, (), full=True)
         for begin in range(0, len(due), CHUNK_RUNS):
-            with _staged(connection) as stage:
+            with staged(connection) as stage:
                 self._stage(connection, stage, due[begin : begin + CHUNK_RUNS], Filled())
                 for table in PER_RUN:
                     more = stage.counts(table)
@@ -186,7 +186,7 @@ class Star:
         ).fetchall()
         return [_Due(run_id=r[0], fetch=full or r[1]) for r in rows]
 
-    def _stage(self, connection: DuckDBPyConnection, stage: _Stage, due: Sequence[_Due], filled: Filled) -> None:
+    def _stage(self, connection: DuckDBPyConnection, stage: StagedRows, due: Sequence[_Due], filled: Filled) -> None:
         cases = load_cases(connection, [d.run_id for d in due])
         kept = kept_files(connection, [d.run_id for d in due if not d.fetch])
         fetch = {d.run_id for d in due if d.fetch}
@@ -282,13 +282,13 @@ def kept_files(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> dict[s
 
 
 @contextmanager
-def _staged(connection: DuckDBPyConnection) -> Iterator[_Stage]:
-    stage = _Stage(connection)
+def staged(connection: DuckDBPyConnection) -> Iterator[StagedRows]:
+    stage = StagedRows(connection)
     yield stage
     stage.drop()
 
 
-class _Stage:
+class StagedRows:
     """Temporary tables ``e_<table>`` with the very constraints of the real ones.
 
     A row that they refuse is its run's fault, so the run is refused and the rest goes on.
