@@ -52,7 +52,7 @@ _KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
 _FINGERPRINT = "concat_ws(' ', f.fp_run, f.fp_tags, f.fp_params, f.fp_latest, f.fp_history, f.engine)"
 
 # Params are write-once: a run that has them is a result, whatever its tags are made to say.
-_RUNS_OF_OURS = f"""
+RUNS_OF_OURS = f"""
     SELECT r.run_uuid AS run_id, r.experiment_id, r.lifecycle_stage IS DISTINCT FROM 'active' AS deleted,
            coalesce(r.artifact_uri, '') AS artifact_uri, coalesce(r.status, '') AS status,
            CASE WHEN p.run_uuid IS NOT NULL THEN 'result'
@@ -158,7 +158,7 @@ class Star:
                     counts[table] = (counts[table][0] + more[0], counts[table][1] + more[1])
                 for table in DIMENSIONS:
                     edited[table] |= stage.edited(table)
-        ours = f"(SELECT run_id FROM ({_RUNS_OF_OURS}))"
+        ours = f"(SELECT run_id FROM ({RUNS_OF_OURS}))"
         for table in PER_RUN:
             stray = connection.execute(f"SELECT count(*) FROM {table} WHERE run_id NOT IN {ours}").fetchall()[0][0]
             counts[table] = (counts[table][0], counts[table][1] + stray)
@@ -175,7 +175,7 @@ class Star:
     ) -> list[_Due]:
         rows = connection.execute(
             f"""SELECT c.run_id, b.run_id IS NULL OR b.fingerprint <> c.fingerprint OR b.evidence = 'unreachable'
-                FROM ({_RUNS_OF_OURS}) c LEFT JOIN benchmark_runs b USING (run_id)
+                FROM ({RUNS_OF_OURS}) c LEFT JOIN benchmark_runs b USING (run_id)
                 WHERE (?::BOOLEAN OR b.run_id IS NULL OR b.fingerprint <> c.fingerprint OR b.judge <> ?
                        OR b.evidence = 'unreachable')
                   AND (len(?::VARCHAR[]) = 0 OR c.experiment_id IN
@@ -250,7 +250,7 @@ def load_cases(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> list[C
     for run_id, key, value in history:
         points.setdefault(run_id, {}).setdefault(key, []).append(value)
     runs = connection.execute(
-        f"SELECT run_id, role, fingerprint, experiment_id, deleted, artifact_uri, status FROM ({_RUNS_OF_OURS}) "
+        f"SELECT run_id, role, fingerprint, experiment_id, deleted, artifact_uri, status FROM ({RUNS_OF_OURS}) "
         "WHERE run_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY run_id",
         ids,
     ).fetchall()
