@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 def write_docs(folder: Path, validations: Sequence[ExpectationSuiteValidationResult], title: str) -> Path:
     """Write the pages; returns the index. Raises StoreError where they cannot be written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations  # noqa: F401 -- quietly, before the modules of it that follow
+
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
     from great_expectations.render.view.view import DefaultJinjaPageView
 

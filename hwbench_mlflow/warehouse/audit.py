@@ -260,8 +260,9 @@ def audit(
         outcomes.append(_made(connection, rule, rule.sql, values))
     outcomes.append(_made(connection, FINITE, _finite(connection), []))
     if max_age is not None:
-        last = "SELECT max(finished_at) AS at FROM mlflow.sync_log"
-        sql = f"SELECT '', 'the last sync that changed anything was at ' || at FROM ({last}) WHERE at < ?::TIMESTAMP"
+        last = "SELECT max(finished_at) AS ended FROM mlflow.sync_log"
+        said = "'the last sync that changed anything ended ' || ended"
+        sql = f"SELECT '', {said} FROM ({last}) WHERE ended < ?::TIMESTAMP"
         outcomes.append(_made(connection, AGE, sql, [now - max_age]))
     return outcomes
 
