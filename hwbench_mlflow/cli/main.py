@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),
     "sync": ("hwbench_mlflow.cli.sync:sync", "Mirror an MLflow store into the DuckDB warehouse."),
     "gate": ("hwbench_mlflow.cli.gate:gate", "Audit the warehouse and publish what passes."),
-    "query": ("hwbench_mlflow.cli.query:query", "SQL over the warehouse, read-only."),
+    "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }
 """Name -> where the command is, and its line in the help (kept here so that help imports none)."""

@@ -170,6 +170,36 @@ def open_published(path: Path) -> Published:
     return Published(path, MappingProxyType(manifest), connection)
 
 
+def is_published(path: Path) -> bool:
+    """Whether a file calls itself a publication; False for anything else, also for what cannot be opened."""
+    import duckdb
+
+    if not path.exists():
+        return False
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            names = {r[0] for r in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    except duckdb.Error:
+        return False
+    return "manifest" in names and "hwbench_migrations" not in names
+
+
+FAMILIAR = {
+    "performance_results": f"SELECT * EXCLUDE ({', '.join(JOINED)}) FROM real_results",  # noqa: S608 -- our own names
+    "verified_results": f"SELECT * EXCLUDE ({', '.join(JOINED)}) FROM real_results",  # noqa: S608
+    "models": "SELECT DISTINCT model_id, model_name, architecture, task FROM real_results",
+    "hardware_platforms": "SELECT DISTINCT hardware_id, hardware_type, device_id, device_name, vendor, device_uuid, "
+    "device_memory_bytes AS memory_bytes, host_id FROM real_results",
+}
+"""The warehouse's names over what was published as real: simulated results are asked for by name."""
+
+
+def add_familiar_views(found: Published) -> None:
+    """Let SQL that was written for the warehouse run, over real results only. Lasts as long as the connection."""
+    for name, sql in FAMILIAR.items():
+        found.connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}")
+
+
 def _unreadable(path: Path, error: Exception) -> HwbenchError:
     text = str(error)
     if "lock" in text.lower():
