@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 SUITE = "audit"
-FRAME_ROWS = 2_000_000
+RECORDED_ROWS = 50_000
+FRAME_ROWS = 250_000
 """Rows a frame: bounds what the suites hold in memory of a long table."""
 
 ROW, TABLE = RuleKind.ROW, RuleKind.TABLE
@@ -127,13 +129,13 @@ RULES: tuple[AuditRule, ...] = (
         rule="evidence.replayed", table="performance_results", kind=ROW,
         why="One measurement is one result: evidence that two runs show is in one of them a copy.",
         what_to_do="Delete the run that is the copy in MLflow, then run `hwbench sync`.",
-        sql=f"""SELECT run_id, 'its evidence is also that of run ' || other FROM (
-                    SELECT a.run_id, min(b.run_id) AS other FROM performance_results a JOIN performance_results b
-                        ON a.run_id <> b.run_id AND a.result_id = b.result_id
-                    WHERE a.{_SHOWN} AND b.{_SHOWN} GROUP BY 1
-                    UNION SELECT a.run_id, min(b.run_id) FROM performance_results a JOIN performance_results b
-                        ON a.run_id <> b.run_id AND a.result_sha256 = b.result_sha256
-                    WHERE a.{_SHOWN} AND b.{_SHOWN} GROUP BY 1)""",
+        # Windows and not joins: a thousand copies of one result would make a million pairs.
+        sql=f"""SELECT run_id, 'its evidence is also that of run ' || CASE WHEN low <> run_id THEN low ELSE high END
+                FROM (SELECT run_id, least(min(run_id) OVER ids, min(run_id) OVER files) AS low,
+                             greatest(max(run_id) OVER ids, max(run_id) OVER files) AS high
+                      FROM performance_results WHERE {_SHOWN}
+                      WINDOW ids AS (PARTITION BY result_id), files AS (PARTITION BY result_sha256))
+                WHERE low <> high""",
     ),
     AuditRule(
         rule="evidence.kept", table="performance_results", kind=ROW,
@@ -327,7 +329,11 @@ def frames(connection: DuckDBPyConnection, table: str, columns: Sequence[str]) -
     last = connection.execute(f"SELECT coalesce(max(rowid), 0) FROM {quoted(table)}").fetchall()[0][0]
     for begin in range(0, last + 1, FRAME_ROWS):
         page = f"WHERE rowid >= {begin} AND rowid < {begin + FRAME_ROWS}" if last >= FRAME_ROWS else ""
-        yield connection.execute(f"SELECT {picked} FROM {quoted(table)} {page}").df()
+        # Through Arrow: texts stay in its buffers, where DuckDB's own frames would make an object of each.
+        frame: pd.DataFrame = (
+            connection.sql(f"SELECT {picked} FROM {quoted(table)} {page}").to_arrow_table().to_pandas()
+        )
+        yield frame
 
 
 def runs_of(connection: DuckDBPyConnection, table: str, keys: Sequence[str]) -> dict[str, list[str]]:
@@ -346,23 +352,36 @@ def runs_of(connection: DuckDBPyConnection, table: str, keys: Sequence[str]) -> 
 
 def record(connection: DuckDBPyConnection, gate_id: str, gated_at: datetime, outcomes: Sequence[Outcome]) -> None:
     """Append what a gate found to ``gate_results``: a row a rule, then one for each row that it refused."""
-    import pyarrow as pa
+    with database.transaction(connection):
+        for number, rows in enumerate(batched(_recorded(gate_id, gated_at, outcomes), RECORDED_ROWS)):
+            _insert(connection, [row | {"position": number * RECORDED_ROWS + n} for n, row in enumerate(rows)])
 
-    rows = []
+
+def _recorded(gate_id: str, gated_at: datetime, outcomes: Sequence[Outcome]) -> Iterator[dict[str, object]]:
     for outcome in outcomes:
-        said = {
+        said: dict[str, object] = {
             "gate_id": gate_id, "gated_at": gated_at, "suite": outcome.suite, "suite_sha256": outcome.suite_sha256,
             "table_name": outcome.table, "rule": outcome.rule, "kind": str(outcome.kind), "passed": outcome.passed,
             "evaluated": outcome.evaluated, "unexpected": outcome.unexpected, "run_id": None, "observed": None,
             "reason": outcome.reason, "hwbench_version": __version__,
         }  # fmt: skip
-        rows.append(said)
-        rows += [said | {"run_id": key, "reason": reason} for key, reason in outcome.refused]
-    schema_ = connection.table("gate_results").limit(0).to_arrow_table().schema
-    numbered = [row | {"position": n} for n, row in enumerate(rows)]
-    connection.register("g_incoming", pa.Table.from_pylist(numbered, schema_))
+        yield said
+        for key, reason in outcome.refused:
+            yield said | {"run_id": key, "reason": reason}
+
+
+def _insert(connection: DuckDBPyConnection, rows: list[dict[str, object]]) -> None:
+    import pyarrow as pa
+
+    columns = connection.table("gate_results").limit(0).to_arrow_table().schema
+    connection.register("g_incoming", pa.Table.from_pylist(rows, columns))
     try:
-        with database.transaction(connection):
-            connection.execute("INSERT INTO gate_results FROM g_incoming")
+        connection.execute("INSERT INTO gate_results FROM g_incoming").fetchall()
     finally:
         connection.unregister("g_incoming")
+
+
+def batched(rows: Iterator[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
+    """Lists of at most ``size`` (itertools.batched is Python 3.12's)."""
+    while batch := list(islice(rows, size)):
+        yield batch

@@ -39,11 +39,12 @@ def load_results(db: str | Path | None = None, *, include: Collection[str] = ("v
 
     ``db`` is a published file or a warehouse. By default it is ``published.duckdb``; where there is none it is
     ``hwbench.duckdb``, and an :class:`UngatedResultsWarning` says so. A published file holds verified and simulated
-    results only. ``include`` names the verdicts wanted: ``verified``, ``unverified``, ``simulated``, ``contradicted``.
-    If any row is simulated, a :class:`SimulatedResultsWarning` says how many; the column ``is_simulated`` says which.
-    Units are in the names, times are UTC, unknown values are NaN, NaT or None. Verdicts are those of the last ``hwbench gate``, or
-    of the last ``hwbench sync`` in a warehouse. Raises :class:`~hwbench_mlflow.errors.UsageError` for another verdict,
-    StoreError for a file that is neither, :class:`~hwbench_mlflow.errors.Refused` for a publication that was edited.
+    results only. ``include`` names the verdicts wanted: ``verified``, ``unverified``, ``simulated``,
+    ``contradicted``. If any row is simulated, a :class:`SimulatedResultsWarning` says how many; the column
+    Units are in the names, times are UTC, unknown values are NaN, NaT or None. Verdicts are those of the last
+    ``hwbench gate``, or of the last ``hwbench sync`` in a warehouse. Raises
+    :class:`~hwbench_mlflow.errors.UsageError` for another verdict, StoreError for a file that is neither,
+    :class:`~hwbench_mlflow.errors.Refused` for a publication that was edited.
     """
     import duckdb
 

@@ -171,8 +171,7 @@ def _results(connection: DuckDBPyConnection, gate_id: str) -> None:
                 SELECT pr.*, m.model_name, m.architecture, m.task, hp.hardware_type, hp.vendor, hp.memory_bytes, ?
                 FROM performance_results pr
                 JOIN models m USING (model_id) JOIN hardware_platforms hp USING (hardware_id)
-                WHERE pr.verdict = ? AND pr.is_simulated = ? AND pr.run_id NOT IN (SELECT run_id FROM g_quarantine)
-                ORDER BY pr.created_at, pr.run_id""",
+                WHERE pr.verdict = ? AND pr.is_simulated = ? AND pr.run_id NOT IN (SELECT run_id FROM g_quarantine)""",
             [gate_id, verdict, simulated],
         )
     connection.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -98,11 +98,13 @@ class Published:
     manifest: Mapping[str, str]
     connection: DuckDBPyConnection = field(repr=False)
 
-    def frame(self, table: str) -> pd.DataFrame:
-        """A whole table, in its published order (results: oldest first). Units are in the names, times are UTC."""
+    def frame(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """A whole table, or some columns of it, in no order. Units are in the names, times are UTC."""
         if table not in TABLES:
             raise ValueError(f"{table!r} is not a table of the published file")
-        frame: pd.DataFrame = self.connection.execute(f"FROM {quoted(table)}").df()
+        picked = "*" if columns is None else ", ".join(map(quoted, columns))
+        rows = self.connection.sql(f"SELECT {picked} FROM {quoted(table)}")  # noqa: S608 -- names are quoted
+        frame: pd.DataFrame = rows.to_arrow_table().to_pandas(maps_as_pydicts="strict")
         return frame
 
     def stale_against(self, db: Path) -> str | None:
