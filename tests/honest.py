@@ -130,7 +130,7 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
         effective_precision=Precision.FP32,
         host=HostInfo(
             hostname="made-by-a-test", host_id="test", os="Linux", kernel="6", machine="x86_64", cpu_name="Test CPU",
-            cpu_count_logical=2, cpu_count_physical=2, memory_bytes=1, boot_id=BOOT, virtualization=None,
+            cpu_count_logical=2, cpu_count_physical=2, memory_bytes=16_000_000_000, boot_id=BOOT, virtualization=None,
             python="3.11", packages={}, git_commit=None, git_dirty=None,
         ),
         workers=(worker,),

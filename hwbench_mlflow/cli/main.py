@@ -24,7 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("hwbench_mlflow.cli.verify:verify", "Recompute a run's verdict from its evidence."),
     "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),
     "sync": ("hwbench_mlflow.cli.sync:sync", "Mirror an MLflow store into the DuckDB warehouse."),
-    "query": ("hwbench_mlflow.cli.query:query", "SQL over the warehouse, read-only."),
+    "gate": ("hwbench_mlflow.cli.gate:gate", "Audit the warehouse and publish what passes."),
+    "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }
 """Name -> where the command is, and its line in the help (kept here so that help imports none)."""

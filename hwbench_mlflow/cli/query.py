@@ -1,4 +1,4 @@
-"""``hwbench query``: SQL over the warehouse, read-only. Wiring only."""
+"""``hwbench query``: SQL over what is published, or over the warehouse; read-only. Wiring only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import click
 @click.command()
 @click.argument("sql")
 @click.option(
-    "--db", type=click.Path(dir_okay=False, path_type=Path), default=Path("hwbench.duckdb"), show_default=True
+    "--db",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A published file or a warehouse (default: published.duckdb, else hwbench.duckdb).",
 )
 @click.option(
     "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
@@ -19,16 +21,23 @@ import click
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file; parquet needs one."
 )
-def query(sql: str, db: Path, form: str, output: Path | None) -> None:
-    """Run SQL on the warehouse, read-only, without access to other files.
+def query(sql: str, db: Path | None, form: str, output: Path | None) -> None:
+    """Run SQL on what `hwbench gate` published, read-only, without access to other files.
+
+    Tables: real_results, simulated_results, quarantine, samples, availability, failures, gate_rules, manifest; the
+    warehouse's names (performance_results, models, hardware_platforms) show real results. Where nothing is
+    published, the warehouse is asked, and that is said; --db hwbench.duckdb asks it on purpose.
 
     \b
-    hwbench query "SELECT status, count(*) FROM mlflow.runs GROUP BY 1"
+    hwbench query "SELECT model_name, latency_ms_p50 FROM real_results"
     hwbench query "FROM verified_results" --format parquet -o results.parquet
+    hwbench query "SELECT status, count(*) FROM mlflow.runs GROUP BY 1" --db hwbench.duckdb
     """
     from hwbench_mlflow.errors import StoreError
     from hwbench_mlflow.warehouse.query import query_to_parquet, run_query, write_rows
 
+    if db is None:
+        db = _default()
     if form == "parquet":
         if output is None:
             raise click.UsageError("parquet is no text for a terminal: give a file with -o")
@@ -43,3 +52,14 @@ def query(sql: str, db: Path, form: str, output: Path | None) -> None:
             write_rows(columns, rows, form, stream)
     except OSError as error:
         raise StoreError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def _default() -> Path:
+    from hwbench_mlflow.warehouse.published import DEFAULT_PUBLISHED
+
+    if DEFAULT_PUBLISHED.exists():
+        return DEFAULT_PUBLISHED
+    warehouse = Path("hwbench.duckdb")
+    if warehouse.exists():
+        click.echo(f"nothing is published: this is {warehouse}, which no gate has passed", err=True)
+    return warehouse

@@ -82,7 +82,7 @@ def writer(
     done: the readers keep what they have open.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _writer_lock(path):
+    with exclusive(path, "sync"):
         target = _target(path, wait_s, say)
         connection = connect(target, read_only=False)
         try:
@@ -99,7 +99,8 @@ def writer(
 
 
 @contextlib.contextmanager
-def _writer_lock(path: Path) -> Iterator[None]:
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """The one process that makes ``path`` now. Raises StoreError with the other's process id; it is named ``what``."""
     lock = Path(f"{path}.lock")
     # Opened for append: truncating would wipe the holder's process id before we know that we may.
     with lock.open("a+") as handle:
@@ -109,7 +110,8 @@ def _writer_lock(path: Path) -> Iterator[None]:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise StoreError(
-                f"another sync (process {holder}) is writing {path}", remedy="wait until it is done, then sync again"
+                f"another {what} (process {holder}) is writing {path}",
+                remedy=f"wait until it is done, then {what} again",
             ) from error
         handle.truncate(0)
         handle.write(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""Results as a pandas DataFrame, for notebooks: verified ones, unless others are asked for by name."""
+"""Results as a pandas DataFrame, for notebooks: published ones, verified unless others are asked for by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hwbench_mlflow.errors import StoreError, UsageError
 from hwbench_mlflow.model import VerdictState
 from hwbench_mlflow.warehouse import database
+from hwbench_mlflow.warehouse.published import DEFAULT_PUBLISHED, is_published, open_published
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,10 @@ class SimulatedResultsWarning(UserWarning):
     """The frame holds numbers that did not come from the hardware that they name."""
 
 
+class UngatedResultsWarning(UserWarning):
+    """The frame was read from the warehouse because nothing is published: no gate has looked at it."""
+
+
 _SQL = """
     SELECT pr.*, m.* EXCLUDE (model_id, parameter_count), hp.hardware_type, hp.vendor, hp.pci_id,
            hp.memory_bytes AS device_memory_bytes, hp.emulation_reason
@@ -26,13 +31,20 @@ _SQL = """
     WHERE pr.verdict IN (SELECT unnest(?::VARCHAR[])) ORDER BY pr.created_at, pr.run_id"""
 
 
-def load_results(db: str | Path = "hwbench.duckdb", *, include: Collection[str] = ("verified",)) -> pd.DataFrame:
+_PUBLISHED = {"verified": "real_results", "simulated": "simulated_results"}
+
+
+def load_results(db: str | Path | None = None, *, include: Collection[str] = ("verified",)) -> pd.DataFrame:
     """One row a result, oldest first, with its model and its hardware; the columns of ``performance_results``.
 
-    ``include`` names the verdicts wanted: ``verified``, ``unverified``, ``simulated``, ``contradicted``. If any row is
-    simulated, a :class:`SimulatedResultsWarning` says how many; the column ``is_simulated`` says which. Units are in
-    the names, times are UTC, unknown values are NaN, NaT or None. Verdicts are those of the last ``hwbench sync``.
-    Raises :class:`~hwbench_mlflow.errors.UsageError` for another verdict, StoreError for a file that is no warehouse.
+    ``db`` is a published file or a warehouse. By default it is ``published.duckdb``; where there is none it is
+    ``hwbench.duckdb``, and an :class:`UngatedResultsWarning` says so. A published file holds verified and simulated
+    results only. ``include`` names the verdicts wanted: ``verified``, ``unverified``, ``simulated``,
+    ``contradicted``. If any row is simulated, a :class:`SimulatedResultsWarning` says how many; the column
+    Units are in the names, times are UTC, unknown values are NaN, NaT or None. Verdicts are those of the last
+    ``hwbench gate``, or of the last ``hwbench sync`` in a warehouse. Raises
+    :class:`~hwbench_mlflow.errors.UsageError` for another verdict, StoreError for a file that is neither,
+    :class:`~hwbench_mlflow.errors.Refused` for a publication that was edited.
     """
     import duckdb
 
@@ -40,14 +52,44 @@ def load_results(db: str | Path = "hwbench.duckdb", *, include: Collection[str] 
     unknown = sorted(set(wanted) - set(VerdictState))
     if unknown:
         raise UsageError(f"{unknown[0]!r} is no verdict", remedy=f"One of {', '.join(VerdictState)}")
-    path = Path(db)
+    path = _default() if db is None else Path(db)
     try:
-        with database.reader(path) as connection:
-            frame: pd.DataFrame = connection.execute(_SQL, [wanted]).df()
+        frame = _published(path, wanted) if is_published(path) else _warehouse(path, wanted)
     except duckdb.Error as error:
         raise StoreError(*database.explain(path, error)) from error
     simulated = int(frame["is_simulated"].sum())
     if simulated:
         text = f"{simulated} of {len(frame)} results are simulated: they did not come from the hardware they name"
         warnings.warn(text, SimulatedResultsWarning, stacklevel=2)
+    return frame
+
+
+def _default() -> Path:
+    if DEFAULT_PUBLISHED.exists():
+        return DEFAULT_PUBLISHED
+    path = Path("hwbench.duckdb")
+    if path.exists():
+        text = f"nothing is published: these results are {path}'s, which no gate has passed; run `hwbench gate`"
+        warnings.warn(text, UngatedResultsWarning, stacklevel=3)
+    return path
+
+
+def _warehouse(path: Path, wanted: list[str]) -> pd.DataFrame:
+    with database.reader(path) as connection:
+        frame: pd.DataFrame = connection.execute(_SQL, [wanted]).df()
+    return frame
+
+
+def _published(path: Path, wanted: list[str]) -> pd.DataFrame:
+    other = sorted(set(wanted) - _PUBLISHED.keys())
+    if other:
+        raise UsageError(
+            f"{path} is published: it holds no {other[0]} results",
+            remedy="Name the warehouse, or ask for its quarantine",
+        )
+    sql = (
+        " UNION ALL ".join(f"FROM {_PUBLISHED[name]}" for name in dict.fromkeys(wanted)) or "FROM real_results LIMIT 0"
+    )
+    with open_published(path) as found:
+        frame: pd.DataFrame = found.connection.execute(f"SELECT * FROM ({sql}) ORDER BY created_at, run_id").df()  # noqa: S608
     return frame

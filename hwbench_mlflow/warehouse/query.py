@@ -1,4 +1,4 @@
-"""Read-only SQL over the warehouse, and its rows as a table, csv, json or Parquet."""
+"""Read-only SQL over what is published or over the warehouse, and its rows as a table, csv, json or Parquet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from hwbench_mlflow.errors import StoreError, UsageError
 from hwbench_mlflow.warehouse import database
+from hwbench_mlflow.warehouse.published import add_familiar_views, is_published, open_published
 
 if TYPE_CHECKING:
     import pyarrow
@@ -51,9 +52,22 @@ def query_to_parquet(db: Path, sql: str, out: Path) -> int:
 
 @contextmanager
 def _locked_down(db: Path) -> Iterator[DuckDBPyConnection]:
-    """A connection through which nothing but the warehouse can be read."""
+    """A connection through which nothing but that file can be read: a published file, or the warehouse."""
     import duckdb
 
+    if is_published(db):
+        with open_published(db) as found:
+            add_familiar_views(found)
+            try:
+                yield found.connection
+            except duckdb.CatalogException as error:
+                raise UsageError(
+                    f"the query was refused: {str(error).splitlines()[0].rstrip('.')}, in what is published ({db})",
+                    remedy="The warehouse holds everything: name it with --db",
+                ) from error
+            except duckdb.Error as error:
+                raise UsageError(f"the query was refused: {str(error).splitlines()[0]}") from error
+        return
     with database.reader(db) as connection:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")

@@ -52,7 +52,7 @@ _KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
 _FINGERPRINT = "concat_ws(' ', f.fp_run, f.fp_tags, f.fp_params, f.fp_latest, f.fp_history, f.engine)"
 
 # Params are write-once: a run that has them is a result, whatever its tags are made to say.
-_RUNS_OF_OURS = f"""
+RUNS_OF_OURS = f"""
     SELECT r.run_uuid AS run_id, r.experiment_id, r.lifecycle_stage IS DISTINCT FROM 'active' AS deleted,
            coalesce(r.artifact_uri, '') AS artifact_uri, coalesce(r.status, '') AS status,
            CASE WHEN p.run_uuid IS NOT NULL THEN 'result'
@@ -131,7 +131,7 @@ class Star:
         due = self._due(connection, experiments, full=full, without=without)
         for begin in range(0, len(due), CHUNK_RUNS):
             chunk = due[begin : begin + CHUNK_RUNS]
-            with _staged(connection) as stage:
+            with staged(connection) as stage:
                 self._stage(connection, stage, chunk, filled)
                 differs = stage.differing()
                 if any(differs.values()):
@@ -151,14 +151,14 @@ class Star:
         edited: dict[str, set[str]] = {table: set() for table in DIMENSIONS}
         due = self._due(connection, (), full=True)
         for begin in range(0, len(due), CHUNK_RUNS):
-            with _staged(connection) as stage:
+            with staged(connection) as stage:
                 self._stage(connection, stage, due[begin : begin + CHUNK_RUNS], Filled())
                 for table in PER_RUN:
                     more = stage.counts(table)
                     counts[table] = (counts[table][0] + more[0], counts[table][1] + more[1])
                 for table in DIMENSIONS:
                     edited[table] |= stage.edited(table)
-        ours = f"(SELECT run_id FROM ({_RUNS_OF_OURS}))"
+        ours = f"(SELECT run_id FROM ({RUNS_OF_OURS}))"
         for table in PER_RUN:
             stray = connection.execute(f"SELECT count(*) FROM {table} WHERE run_id NOT IN {ours}").fetchall()[0][0]
             counts[table] = (counts[table][0], counts[table][1] + stray)
@@ -175,7 +175,7 @@ class Star:
     ) -> list[_Due]:
         rows = connection.execute(
             f"""SELECT c.run_id, b.run_id IS NULL OR b.fingerprint <> c.fingerprint OR b.evidence = 'unreachable'
-                FROM ({_RUNS_OF_OURS}) c LEFT JOIN benchmark_runs b USING (run_id)
+                FROM ({RUNS_OF_OURS}) c LEFT JOIN benchmark_runs b USING (run_id)
                 WHERE (?::BOOLEAN OR b.run_id IS NULL OR b.fingerprint <> c.fingerprint OR b.judge <> ?
                        OR b.evidence = 'unreachable')
                   AND (len(?::VARCHAR[]) = 0 OR c.experiment_id IN
@@ -186,7 +186,7 @@ class Star:
         ).fetchall()
         return [_Due(run_id=r[0], fetch=full or r[1]) for r in rows]
 
-    def _stage(self, connection: DuckDBPyConnection, stage: _Stage, due: Sequence[_Due], filled: Filled) -> None:
+    def _stage(self, connection: DuckDBPyConnection, stage: StagedRows, due: Sequence[_Due], filled: Filled) -> None:
         cases = load_cases(connection, [d.run_id for d in due])
         kept = kept_files(connection, [d.run_id for d in due if not d.fetch])
         fetch = {d.run_id for d in due if d.fetch}
@@ -250,7 +250,7 @@ def load_cases(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> list[C
     for run_id, key, value in history:
         points.setdefault(run_id, {}).setdefault(key, []).append(value)
     runs = connection.execute(
-        f"SELECT run_id, role, fingerprint, experiment_id, deleted, artifact_uri, status FROM ({_RUNS_OF_OURS}) "
+        f"SELECT run_id, role, fingerprint, experiment_id, deleted, artifact_uri, status FROM ({RUNS_OF_OURS}) "
         "WHERE run_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY run_id",
         ids,
     ).fetchall()
@@ -282,13 +282,13 @@ def kept_files(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> dict[s
 
 
 @contextmanager
-def _staged(connection: DuckDBPyConnection) -> Iterator[_Stage]:
-    stage = _Stage(connection)
+def staged(connection: DuckDBPyConnection) -> Iterator[StagedRows]:
+    stage = StagedRows(connection)
     yield stage
     stage.drop()
 
 
-class _Stage:
+class StagedRows:
     """Temporary tables ``e_<table>`` with the very constraints of the real ones.
 
     A row that they refuse is its run's fault, so the run is refused and the rest goes on.

@@ -1,0 +1,226 @@
+"""``hwbench gate``: audit the warehouse and publish what passes. Wiring only."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.gates.loader import Loaded
+    from hwbench_mlflow.gates.run import Checked
+    from hwbench_mlflow.rules import Outcome
+    from hwbench_mlflow.warehouse.gated import Gated
+    from hwbench_mlflow.warehouse.publish import Counts
+
+SCHEMA_VERSION = 1
+SHOWN_RUNS = 20
+"""Runs a rule that are listed on a terminal; --json lists all."""
+
+_PATH = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """What one gate found and did. ``refusals`` names the rules that stopped everything; empty if it published."""
+
+    gate_id: str
+    gated_at: str
+    outcomes: Sequence[Outcome]
+    refusals: Sequence[str]
+    counts: Counts | None
+    quarantine: Sequence[tuple[str, str, str]]
+
+    def to_json(self, published: Path) -> dict[str, object]:
+        """The stable object of ``--json``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "gate_id": self.gate_id,
+            "gated_at": self.gated_at,
+            "passed": not self.refusals,
+            "published": None if self.refusals else str(published),
+            "counts": asdict(self.counts) if self.counts else None,
+            "refused_by": list(self.refusals),
+            "rules": [{k: v for k, v in asdict(o).items() if k != "refused"} for o in self.outcomes],
+            "quarantined": [{"run_id": r, "rule": rule, "reason": why} for r, rule, why in self.quarantine],
+        }
+
+
+@click.command()
+@click.option("--db", type=_PATH, default=Path("hwbench.duckdb"), show_default=True, help="The warehouse.")
+@click.option(
+    "--published", type=_PATH, default=Path("published.duckdb"), show_default=True, help="What reports will read."
+)
+@click.option(
+    "--suite", "suites", multiple=True, type=click.Path(exists=True, path_type=Path), metavar="DIR|FILE",
+    help="More rules beside hwbench's own; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--docs", type=click.Path(file_okay=False, path_type=Path), help="Write Great Expectations' Data Docs here."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--junit", type=_PATH, help="Write a JUnit XML file, a test a rule.")
+@click.option("--strict", is_flag=True, help="Publish nothing if any row fails any rule.")
+@click.option("--allow-empty", is_flag=True, help="A table without rows is no reason to refuse.")
+@click.option("--max-age", type=click.FloatRange(min=0), metavar="HOURS", help="Refuse if the last sync is older.")
+def gate(  # noqa: PLR0917 -- click passes by name
+    db: Path, published: Path, suites: tuple[Path, ...], docs: Path | None, as_json: bool, junit: Path | None,
+    strict: bool, allow_empty: bool, max_age: float | None,
+) -> None:  # fmt: skip
+    """Judge every result again, run every rule, and publish what passes: the only way into a report.
+
+    Rows that fail a rule are quarantined with the reason, and the rest is published; a rule about a whole table, a
+    check that could not be made, or --strict with any failure refuses everything, and the file that was published
+    before stays. Exits 3 when refused.
+
+    Example: hwbench gate && hwbench report
+    """
+    from hwbench_mlflow.errors import ExitCode
+
+    if published.resolve() == db.resolve():
+        raise click.UsageError("--published is the warehouse itself: name another file")
+    age = None if max_age is None else timedelta(hours=max_age)
+    report, checked = run_gate(db, published, suites, strict=strict, allow_empty=allow_empty, max_age=age)
+    if docs is not None:
+        from hwbench_mlflow.gates.docs import write_docs
+
+        write_docs(docs, [v for one in checked for v in one.validations], f"hwbench gate {report.gate_id}")
+    if junit is not None:
+        _write_junit(junit, report.outcomes)
+    if as_json:
+        click.echo(json.dumps(report.to_json(published), sort_keys=True, default=str))
+    else:
+        for line in lines(report, published):
+            click.echo(line)
+    if report.refusals:
+        click.echo(f"hwbench: refused by {', '.join(report.refusals)}; {_kept(published)}", err=True)
+        sys.exit(int(ExitCode.REFUSED))
+
+
+def _kept(published: Path) -> str:
+    return f"{published} is as it was" if published.exists() else "nothing is published"
+
+
+def run_gate(
+    db: Path,
+    published: Path,
+    suites: Sequence[Path] = (),
+    *,
+    strict: bool = False,
+    allow_empty: bool = False,
+    max_age: timedelta | None = None,
+) -> tuple[GateReport, list[Checked]]:
+    """Load, look, decide, write down, publish. Raises StoreError and KeyTrouble; a refusal is a report."""
+    from hwbench_mlflow.errors import Refused
+    from hwbench_mlflow.gates.loader import load
+    from hwbench_mlflow.rules import decide
+    from hwbench_mlflow.warehouse.gated import open_gated
+    from hwbench_mlflow.warehouse.publish import Publication
+
+    gate_id, now = uuid.uuid4().hex, datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+    loaded = load(suites)
+    counts = None
+    with open_gated(db, lambda text: click.echo(text, err=True)) as gated:
+        schema = gated.schema()
+        checked: list[Checked] = []
+        outcomes, keep_out = [*loaded.problems, schema], set[str]()
+        if schema.passed:
+            found, checked, keep_out = _look(gated, loaded, now, allow_empty, max_age)
+            outcomes += found
+        decision = decide(outcomes, strict=strict)
+        refusals = [o.rule for o in decision.refusals]
+        quarantine = gated.quarantine(outcomes) if schema.passed else []
+        if schema.passed:
+            gated.record(gate_id, now, outcomes)
+        if decision.publish:
+            what = Publication(
+                gate_id=gate_id, gated_at=now, outcomes=outcomes, quarantine=quarantine, suites=loaded.digests,
+                keep_out=keep_out,
+            )  # fmt: skip
+            try:
+                counts = gated.publish(published, what)
+            except Refused as error:
+                click.echo(f"hwbench: {error}", err=True)
+                refusals.append("publication")
+    return GateReport(
+        gate_id=gate_id, gated_at=f"{now.isoformat()}+00:00", outcomes=outcomes, refusals=refusals, counts=counts,
+        quarantine=quarantine,
+    ), checked  # fmt: skip
+
+
+def _look(
+    gated: Gated, loaded: Loaded, now: datetime, allow_empty: bool, max_age: timedelta | None
+) -> tuple[list[Outcome], list[Checked], set[str]]:
+    from hwbench_mlflow.cli.sync_progress import SyncProgress
+    from hwbench_mlflow.gates.run import check
+    from hwbench_mlflow.keystore import load_keyring
+
+    with SyncProgress() as shown:
+        again = gated.rederive(load_keyring(), lambda done, total: shown.progress("judging", done, total))
+        outcomes = [*again.outcomes(), *gated.audit(now, max_age)]
+        checked = []
+        for number, suite in enumerate(loaded.suites):
+            shown.progress("running suites", number, len(loaded.suites))
+            checked.append(check(suite, gated.frames(suite.table, suite.columns), allow_empty=allow_empty))
+            outcomes += checked[-1].outcomes
+    keep_out = again.probes | {
+        key for o in outcomes if o.table in {"hardware_availability_log", "benchmark_runs"} for key, _ in o.refused
+    }
+    return outcomes, checked, keep_out
+
+
+def lines(report: GateReport, published: Path) -> Iterator[str]:
+    """What people read: each rule that failed with its runs, then what came of it all."""
+    failed = [o for o in report.outcomes if not o.passed]
+    for outcome in failed:
+        yield f"{'TABLE' if outcome.kind == 'table' else 'ROW':5}  {outcome.rule}  {printable(outcome.reason or '')}"
+        for key, reason in outcome.refused[:SHOWN_RUNS]:
+            yield f"         {printable(key)}  {printable(reason)}"
+        if len(outcome.refused) > SHOWN_RUNS:
+            yield f"         and {len(outcome.refused) - SHOWN_RUNS} more: see --json"
+        yield f"         {outcome.what_to_do}"
+    yield f"{len(report.outcomes)} rules, {len(failed)} failed"
+    if report.counts is not None:
+        c = report.counts
+        yield (
+            f"{published}: {c.rows_real} real, {c.rows_simulated} simulated, {c.rows_quarantined} quarantined "
+            f"of {c.rows_in} results"
+        )
+
+
+def printable(text: str) -> str:
+    """Text from a store, for a terminal: one line, and nothing that moves the cursor or turns the writing round."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:500]
+
+
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _write_junit(path: Path, outcomes: Sequence[Outcome]) -> None:
+    from xml.etree import ElementTree as ET
+
+    from hwbench_mlflow.errors import StoreError
+
+    root = ET.Element("testsuites", name="hwbench gate")
+    for suite in dict.fromkeys(o.suite for o in outcomes):
+        mine = [o for o in outcomes if o.suite == suite]
+        failures = sum(not o.passed for o in mine)
+        element = ET.SubElement(root, "testsuite", name=suite, tests=str(len(mine)), failures=str(failures))
+        for outcome in mine:
+            case = ET.SubElement(element, "testcase", classname=f"hwbench.{suite}", name=outcome.rule)
+            if not outcome.passed:
+                failure = ET.SubElement(case, "failure", message=_NOT_XML.sub("?", outcome.reason or ""))
+                rows = [f"{key}: {reason}" for key, reason in outcome.refused]
+                failure.text = _NOT_XML.sub("?", "\n".join([outcome.why, outcome.what_to_do, *rows]))
+    try:
+        ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error

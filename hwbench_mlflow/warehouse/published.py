@@ -1,0 +1,269 @@
+"""The published file, as everybody reads it: checked when it is opened, read-only, and cut off from everything else.
+
+Owns the layout of ``published.duckdb`` (:data:`LAYOUT`) and how it is opened. :mod:`.publish` writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hwbench_mlflow.errors import HwbenchError, Refused, StoreError
+from hwbench_mlflow.warehouse import database
+from hwbench_mlflow.warehouse.digest import quoted, tables_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from duckdb import DuckDBPyConnection
+
+PUBLISHED_VERSION = 1
+DEFAULT_PUBLISHED = Path("published.duckdb")
+
+JOINED = {
+    "model_name": "VARCHAR NOT NULL",
+    "architecture": "VARCHAR NOT NULL",
+    "task": "VARCHAR NOT NULL",
+    "hardware_type": "VARCHAR NOT NULL",
+    "vendor": "VARCHAR",
+    "device_memory_bytes": "BIGINT",
+    "gate_id": "VARCHAR NOT NULL",
+}
+"""What results have in the published file beside the columns of ``performance_results``."""
+
+RESULT_CHECKS = {
+    "real_results": ("verdict = 'verified'", "NOT is_simulated", "simulation_reason IS NULL"),
+    "simulated_results": ("verdict = 'simulated'", "is_simulated", "simulation_reason IS NOT NULL"),
+}
+
+LAYOUT = {
+    # A row a reason. Runs with a verdict but without a result (corrupt evidence, none at all) are here too.
+    "quarantine": """run_id VARCHAR NOT NULL, result_id VARCHAR, model_name VARCHAR, hardware_type VARCHAR,
+        created_at TIMESTAMP, verdict VARCHAR, rule VARCHAR NOT NULL, reason VARCHAR NOT NULL""",
+    # Timed samples of published runs, thinned evenly to SAMPLES_A_RUN a run.
+    "samples": "run_id VARCHAR NOT NULL, worker INTEGER NOT NULL, sample INTEGER NOT NULL, latency_ms DOUBLE NOT NULL",
+    "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR,
+        failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, created_at TIMESTAMP""",
+    "gate_rules": """rule VARCHAR NOT NULL, suite VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL CHECK (kind IN ('row', 'table')),
+        passed BOOLEAN NOT NULL, evaluated BIGINT, unexpected BIGINT, why VARCHAR NOT NULL, what_to_do VARCHAR NOT NULL,
+        CHECK (passed OR kind = 'row')""",
+    "manifest": "key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL",
+}
+"""Tables beside the results and ``availability``, whose columns are the warehouse's own."""
+
+SAMPLES_A_RUN = 2000
+
+MANIFEST_KEYS = frozenset(
+    {
+        "schema_version", "gate_id", "published_at", "hwbench_version", "warehouse", "warehouse_sync", "rows_in",
+        "rows_real", "rows_simulated", "rows_quarantined", "suites", "content_digest",
+    }
+)  # fmt: skip
+
+TABLES = frozenset({*RESULT_CHECKS, *LAYOUT, "availability"})
+
+_AGAIN = "run `hwbench gate` to publish it anew"
+
+
+def warehouse_id(connection: DuckDBPyConnection) -> str:
+    """Names a warehouse wherever its file is moved: a digest of when it was made and of which store."""
+    from hwbench_mlflow.codec import sha256
+
+    made = connection.execute("SELECT applied_at FROM main.hwbench_migrations ORDER BY number LIMIT 1").fetchall()
+    first = connection.execute("SELECT store, started_at FROM mlflow.sync_log ORDER BY sync_id LIMIT 1").fetchall()
+    return sha256(repr([*made, *first]).encode())[:32]
+
+
+def last_sync(connection: DuckDBPyConnection) -> dict[str, Any] | None:
+    """The last sync that changed the warehouse: its id and when it finished (UTC, ISO 8601; None while it runs)."""
+    rows = connection.execute(
+        "SELECT sync_id, finished_at FROM mlflow.sync_log ORDER BY sync_id DESC LIMIT 1"
+    ).fetchall()
+    if not rows:
+        return None
+    return {"id": rows[0][0], "finished_at": rows[0][1] and f"{rows[0][1].isoformat()}+00:00"}
+
+
+@dataclass(slots=True)
+class Published:
+    """An open published file whose content is what its manifest says. A context manager."""
+
+    path: Path
+    manifest: Mapping[str, str]
+    connection: DuckDBPyConnection = field(repr=False)
+
+    def frame(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """A whole table, or some columns of it, in no order. Units are in the names, times are UTC."""
+        if table not in TABLES:
+            raise ValueError(f"{table!r} is not a table of the published file")
+        picked = "*" if columns is None else ", ".join(map(quoted, columns))
+        rows = self.connection.sql(f"SELECT {picked} FROM {quoted(table)}")  # noqa: S608 -- names are quoted
+        frame: pd.DataFrame = rows.to_arrow_table().to_pandas(maps_as_pydicts="strict")
+        return frame
+
+    def stale_against(self, db: Path) -> str | None:
+        """Why this is not what ``db`` would publish now; None if the warehouse has not changed since the gate.
+
+        A warehouse that cannot be looked at is a reason too: nothing is known then.
+        """
+        import duckdb
+
+        try:
+            with database.reader(db) as connection:
+                other, sync = warehouse_id(connection), last_sync(connection)
+        except (StoreError, duckdb.Error) as error:
+            return f"it cannot be compared with the warehouse: {error}"
+        if other != self.manifest["warehouse"]:
+            return f"{db} is another warehouse than the one it was published from"
+        seen = json.loads(self.manifest["warehouse_sync"])
+        if sync == seen:
+            return None
+        at = seen["finished_at"] if seen else "an unknown time"
+        return f"{db} was synced since: it shows the sync of {at}; run `hwbench gate`"
+
+    def close(self) -> None:
+        """Let the file go."""
+        self.connection.close()
+
+    def __enter__(self) -> Published:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_published(path: Path) -> Published:
+    """Open a published file, read-only and locked down, and check that it is what the gate wrote.
+
+    Raises StoreError where there is none (it says what to run), for another kind or version of file or one that is in
+    use; :class:`~hwbench_mlflow.errors.Refused` for one that was edited.
+    """
+    import duckdb
+
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(f"nothing is published at {path}", remedy="run `hwbench sync`, then `hwbench gate`")
+    try:
+        connection = duckdb.connect(
+            str(path),
+            read_only=True,
+            config={
+                "enable_external_access": "false", "lock_configuration": "true",
+                "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
+            },
+        )  # fmt: skip
+    except duckdb.Error as error:
+        raise _unreadable(path, error) from error
+    try:
+        with _explained(path):
+            manifest = _manifest(connection, path)
+            _verify(connection, path, manifest)
+    except BaseException:
+        connection.close()
+        raise
+    return Published(path, MappingProxyType(manifest), connection)
+
+
+def is_published(path: Path) -> bool:
+    """Whether a file calls itself a publication; False for anything else, also for what cannot be opened."""
+    import duckdb
+
+    if not path.exists():
+        return False
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            names = {r[0] for r in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    except duckdb.Error:
+        return False
+    return "manifest" in names and "hwbench_migrations" not in names
+
+
+FAMILIAR = {
+    "performance_results": f"SELECT * EXCLUDE ({', '.join(JOINED)}) FROM real_results",  # noqa: S608 -- our own names
+    "verified_results": f"SELECT * EXCLUDE ({', '.join(JOINED)}) FROM real_results",  # noqa: S608
+    "models": "SELECT DISTINCT model_id, model_name, architecture, task FROM real_results",
+    "hardware_platforms": "SELECT DISTINCT hardware_id, hardware_type, device_id, device_name, vendor, device_uuid, "
+    "device_memory_bytes AS memory_bytes, host_id FROM real_results",
+}
+"""The warehouse's names over what was published as real: simulated results are asked for by name."""
+
+
+def add_familiar_views(found: Published) -> None:
+    """Let SQL that was written for the warehouse run, over real results only. Lasts as long as the connection."""
+    for name, sql in FAMILIAR.items():
+        found.connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}")
+
+
+def _unreadable(path: Path, error: Exception) -> HwbenchError:
+    text = str(error)
+    if "lock" in text.lower():
+        holder = re.search(r"PID (\d+)", text)
+        who = f"process {holder[1]}" if holder else "another process"
+        return StoreError(f"{path} is open for writing by {who}", remedy="close it there: nobody needs to write it")
+    return Refused(f"{path} is not a readable published file ({text.splitlines()[0][:200]})", remedy=_AGAIN)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _unreadable(path, error) from error
+
+
+def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
+    found = {
+        (schema, name)
+        for schema, name in connection.execute(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal "
+            "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal"
+        ).fetchall()
+    }
+    if ("main", "hwbench_migrations") in found:
+        raise StoreError(f"{path} is a warehouse, not a published file", remedy="give it with --db")
+    if ("main", "manifest") not in found:
+        raise StoreError(f"{path} is not a file that hwbench published", remedy="name another one with --published")
+    manifest = dict(connection.execute("SELECT key, value FROM manifest").fetchall())
+    version = manifest.get("schema_version")
+    if version != str(PUBLISHED_VERSION):
+        raise StoreError(f"{path} has layout {version}, this hwbench reads {PUBLISHED_VERSION}", remedy=_AGAIN)
+    if found != {("main", name) for name in TABLES} or manifest.keys() != MANIFEST_KEYS:
+        raise Refused(f"{path} does not hold the tables that hwbench publishes: it was edited", remedy=_AGAIN)
+    return {key: str(value) for key, value in manifest.items()}
+
+
+def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str]) -> None:
+    if content_digest(connection, manifest) != manifest["content_digest"]:
+        raise Refused(f"{path} was edited after it was published: its content has another digest", remedy=_AGAIN)
+    # The digest says unchanged, for whoever cannot make a digest; these say what must hold in any file.
+    for table, checks in RESULT_CHECKS.items():
+        sound = " AND ".join(f"coalesce({check}, false)" for check in checks)
+        strays = connection.execute(f"SELECT count(*) FROM {table} WHERE NOT ({sound})").fetchall()[0][0]  # noqa: S608
+        if strays:
+            raise Refused(f"{path} holds {strays} rows in {table} that are not: it was not made by hwbench")
+    counts = connection.execute(
+        "SELECT (SELECT count(*) FROM real_results)::VARCHAR, (SELECT count(*) FROM simulated_results)::VARCHAR, "
+        "(SELECT count(DISTINCT run_id) FROM quarantine)::VARCHAR"
+    ).fetchall()[0]
+    said = tuple(manifest[key] for key in ("rows_real", "rows_simulated", "rows_quarantined"))
+    if counts != said or sum(map(int, counts)) != int(manifest["rows_in"]):
+        raise Refused(f"{path} does not hold the rows that its manifest counts: it was edited", remedy=_AGAIN)
+
+
+def content_digest(connection: DuckDBPyConnection, manifest: Mapping[str, str], *, within: str = "main") -> str:
+    """The digest of everything in a published file but itself: all other tables, and the rest of the manifest."""
+    from hwbench_mlflow.codec import encode, sha256
+
+    rest = {key: value for key, value in manifest.items() if key != "content_digest"}
+    tables = tables_digest(connection, sorted(TABLES - {"manifest"}), within=within)
+    return sha256(f"{tables} {sha256(encode(rest))}".encode())

@@ -1,0 +1,219 @@
+"""Every result made again from its evidence, and held against the warehouse: what a hand can change, this sees.
+
+The files in ``evidence_files`` are judged with the keys trusted *now*, and the rows that follow are compared, column by
+column, with the rows that are there: a row that was edited, inserted or taken away differs. What this cannot see is a
+run that was removed from every table and from the mirror: `hwbench verify --store` compares with the store.
+"""
+
+# ruff: noqa: S608 -- names come from our own tables, values are bound
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hwbench_mlflow.attest import Keyring
+from hwbench_mlflow.model import VerdictState
+from hwbench_mlflow.rules import Outcome, RuleKind
+from hwbench_mlflow.warehouse.digest import quoted
+from hwbench_mlflow.warehouse.results import Case, rows_of
+from hwbench_mlflow.warehouse.star import (
+    LOG,
+    PER_RUN,
+    RUNS_OF_OURS,
+    StagedRows,
+    kept_files,
+    load_cases,
+    staged,
+)
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+SUITE = "evidence"
+CHUNK_RUNS = 2000
+CHUNK_BYTES = 64_000_000
+
+_KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
+_SYNC = "Run `hwbench sync --full`: it makes every row again. Then find out who edited the warehouse."
+_VERIFY = "`hwbench verify RUN_ID` tells why; trust a key with `hwbench keys trust`, or measure again."
+
+
+@dataclass(slots=True)
+class Rederived:
+    """What differs from the evidence, as run -> why.
+
+    ``edited``: rows that are not what the evidence makes. ``unproven``: results whose evidence does not come to
+    ``verified`` or ``simulated``. ``absent``: results that the evidence makes and the warehouse lacks. ``probes``: runs
+    whose probes cannot be made again: they are kept out of what is shown, and refuse nothing.
+    """
+
+    runs: int = 0
+    edited: dict[str, str] = field(default_factory=dict)
+    unproven: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    probes: set[str] = field(default_factory=set)
+
+    def outcomes(self) -> list[Outcome]:
+        """One outcome for each of the three."""
+        return [
+            _outcome(
+                "evidence.verdict", RuleKind.ROW, self.runs, self.unproven,
+                "Only what its evidence proves to be measured or says to be simulated may be shown.", _VERIFY,
+            ),
+            _outcome(
+                "evidence.rederived", RuleKind.ROW, self.runs, self.edited,
+                "Each row is exactly what its signed evidence makes it, judged again now.", _SYNC,
+            ),
+            _outcome(
+                "evidence.complete", RuleKind.TABLE, self.runs, self.absent,
+                "No result may be taken away by hand: the slow one that is missing makes the rest look fast.", _SYNC,
+            ),
+        ]  # fmt: skip
+
+
+def _outcome(  # noqa: PLR0917 -- one caller, a few lines above
+    rule: str, kind: RuleKind, runs: int, found: dict[str, str], why: str, what_to_do: str
+) -> Outcome:
+    rows = tuple(found.items())
+    return Outcome(
+        rule=rule, suite=SUITE, table="performance_results", kind=kind, passed=not rows, why=why, what_to_do=what_to_do,
+        evaluated=runs, unexpected=len(rows),
+        reason=f"{len(rows)} of {runs} runs: {rows[0][0]}: {rows[0][1]}" if rows else None,
+        refused=rows if kind is RuleKind.ROW else (),
+    )  # fmt: skip
+
+
+def rederive(
+    connection: DuckDBPyConnection,
+    keyring: Keyring,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Rederived:
+    """Judge every run of hwbench's again and compare. Temporary tables only: nothing of the warehouse is written."""
+    found = Rederived()
+    found.runs = connection.execute(f"SELECT count(*) FROM ({RUNS_OF_OURS})").fetchall()[0][0]
+    _strays(connection, found)
+    done = 0
+    for chunk in _chunks(connection):
+        with staged(connection) as stage:
+            _chunk(connection, stage, chunk, keyring, found)
+        done += len(chunk)
+        progress(done, found.runs)
+    return found
+
+
+def _strays(connection: DuckDBPyConnection, found: Rederived) -> None:
+    """Rows of runs that the mirror does not know as hwbench's: nothing can vouch for them."""
+    for table in PER_RUN:
+        rows = connection.execute(
+            f"SELECT DISTINCT run_id FROM {table} WHERE run_id NOT IN (SELECT run_id FROM ({RUNS_OF_OURS}))"
+        ).fetchall()
+        for (run_id,) in rows:
+            found.edited.setdefault(run_id, f"it has rows in {table}, but is no run of hwbench's in the mirror")
+    rows = connection.execute(
+        f"SELECT DISTINCT run_id FROM {LOG} WHERE run_id NOT IN (SELECT run_id FROM ({RUNS_OF_OURS}))"
+    ).fetchall()
+    found.probes |= {r[0] for r in rows}
+
+
+def _chunks(connection: DuckDBPyConnection) -> Iterator[list[str]]:
+    rows = connection.execute(
+        f"""SELECT c.run_id, coalesce(f.bytes, 0) FROM ({RUNS_OF_OURS}) c LEFT JOIN (
+                SELECT run_id, sum(octet_length(content)) AS bytes FROM evidence_files GROUP BY 1) f USING (run_id)
+            ORDER BY c.run_id"""
+    ).fetchall()
+    chunk: list[str] = []
+    size = 0
+    for run_id, more in rows:
+        if chunk and (len(chunk) >= CHUNK_RUNS or size + more > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(run_id)
+        size += more
+    if chunk:
+        yield chunk
+
+
+def _chunk(
+    connection: DuckDBPyConnection, stage: StagedRows, run_ids: Sequence[str], keyring: Keyring, found: Rederived
+) -> None:
+    cases = load_cases(connection, run_ids)
+    files = kept_files(connection, run_ids)
+    # Which keys were trusted at the sync is the sync's affair: what it made of them is compared, not their names.
+    judges = dict(
+        connection.execute(
+            "SELECT run_id, judge FROM benchmark_runs WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [list(run_ids)]
+        ).fetchall()
+    )
+    judged = [(case, rows_of(case, files.get(case.run_id, {}), keyring, judges.get(case.run_id, ""))) for case in cases]
+    for run in stage.insert(judged, ""):
+        _unproven(run, found)
+    for case in cases:
+        if case.run_id not in judges:
+            found.absent[case.run_id] = "it has no row in benchmark_runs"
+    _compare(connection, found, {case.run_id: case for case in cases})
+
+
+def _unproven(run: dict[str, object], found: Rederived) -> None:
+    if run["role"] != "result" or run["evidence"] == "deleted":
+        return
+    if run["verdict"] in {VerdictState.VERIFIED, VerdictState.SIMULATED}:
+        return
+    reasons = run["reasons"]
+    assert isinstance(reasons, list)
+    said = run["verdict"] or "evidence of another version"
+    found.unproven[str(run["run_id"])] = f"{said}: {'; '.join(reasons)}"
+
+
+def _compare(connection: DuckDBPyConnection, found: Rederived, cases: dict[str, Case]) -> None:
+    only = "WHERE run_id IN (SELECT run_id FROM e_benchmark_runs)"
+    here = {r[0] for r in connection.execute(f"SELECT run_id FROM performance_results {only}").fetchall()}
+    made = {r[0] for r in connection.execute("SELECT run_id FROM e_performance_results").fetchall()}
+    for run_id in made - here:
+        found.absent[run_id] = "its evidence makes a result, and performance_results has no row of it"
+    for run_id, columns in _columns(connection):
+        found.edited.setdefault(run_id, f"{columns} in performance_results differ from the evidence, judged again")
+    for run_id in here - made:
+        found.edited.setdefault(run_id, "no evidence that is kept makes this row")
+    for table, key in _KEYS.items():
+        rows = connection.execute(
+            f"""SELECT run_id FROM e_performance_results WHERE {key} NOT IN (
+                    SELECT {key} FROM (FROM {table} INTERSECT FROM e_{table}))"""
+        ).fetchall()
+        for (run_id,) in rows:
+            found.edited.setdefault(run_id, f"its row in {table} differs from the evidence")
+    for table in PER_RUN:
+        if table == "performance_results":  # each of its columns was compared above
+            continue
+        for run_id in _differing(connection, table, only):
+            found.edited.setdefault(run_id, f"its rows in {table} differ from what the evidence makes")
+    for run_id in _differing(connection, LOG, only):
+        found.probes.add(run_id)
+        if run_id in here and not cases[run_id].deleted:
+            found.edited.setdefault(run_id, f"its rows in {LOG} differ from what the evidence makes")
+
+
+def _columns(connection: DuckDBPyConnection) -> list[tuple[str, str]]:
+    """``(run, the columns of its result that differ)``."""
+    names = [r[0] for r in connection.execute("SELECT name FROM pragma_table_info('performance_results')").fetchall()]
+    said = ", ".join(
+        f"CASE WHEN e.{quoted(n)} IS DISTINCT FROM p.{quoted(n)} THEN '{n}' END" for n in names if n != "run_id"
+    )
+    return connection.execute(
+        f"""SELECT run_id, columns FROM (
+                SELECT run_id, concat_ws(', ', {said}) AS columns
+                FROM e_performance_results e JOIN performance_results p USING (run_id))
+            WHERE columns <> ''"""
+    ).fetchall()
+
+
+def _differing(connection: DuckDBPyConnection, table: str, only: str) -> set[str]:
+    # The content of a file is what the row was just made of, where it has the digest that is kept beside it.
+    columns = "* EXCLUDE (content)" if table == "evidence_files" else "*"
+    mine, theirs = f"SELECT {columns} FROM {table} {only}", f"SELECT {columns} FROM e_{table}"
+    runs: set[str] = set()
+    for one, other in ((mine, theirs), (theirs, mine)):
+        rows = connection.execute(f"SELECT DISTINCT run_id FROM ({one} EXCEPT ALL {other})").fetchall()
+        runs |= {r[0] for r in rows}
+    return runs

@@ -1,0 +1,210 @@
+"""The published file: what it holds, who may open it, and what an edit of it does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from hwbench_mlflow.errors import Refused, StoreError
+from hwbench_mlflow.rules import Outcome, RuleKind
+from hwbench_mlflow.warehouse import database
+from hwbench_mlflow.warehouse.publish import Publication, publish
+from hwbench_mlflow.warehouse.published import open_published
+from tests.gates.conftest import edit
+from tests.warehouse.results import Lab
+
+PASSED = Outcome(
+    rule="r", suite="s", table="t", kind=RuleKind.ROW, passed=True, why="w", what_to_do="d", evaluated=3, unexpected=0
+)
+
+
+def published(db: Path, path: Path, *quarantine: tuple[str, str, str]) -> Path:
+    what = Publication(
+        gate_id="g1", gated_at=datetime(2026, 11, 2), outcomes=[PASSED], quarantine=quarantine, suites={"s": "0" * 64}
+    )
+    with database.writer(db) as connection:
+        publish(connection, path, what)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sound(synced: tuple[Lab, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copyfile(synced[1], folder / "w.duckdb")
+    lab = synced[0]
+    kept_out = (lab.runs[0], "test", "kept out by a test"), (lab.runs[0], "test", "for two reasons")
+    others = [(run, "verdict", "unverified") for run in unverified(synced[1])]
+    return published(folder / "w.duckdb", folder / "published.duckdb", *kept_out, *others)
+
+
+def unverified(db: Path) -> list[str]:
+    with duckdb.connect(str(db), read_only=True) as connection:
+        return [r[0] for r in connection.execute("SELECT run_id FROM benchmark_runs WHERE verdict IN "
+                                                 "('unverified', 'contradicted')").fetchall()]  # fmt: skip
+
+
+def test_every_result_is_real_simulated_or_kept_out_and_counted(synced: tuple[Lab, Path], sound: Path) -> None:
+    lab, _ = synced
+    with open_published(sound) as found:
+        real, kept_out = found.frame("real_results"), found.frame("quarantine")
+        simulated = found.frame("simulated_results")
+        assert lab.runs[0] not in set(real.run_id)
+        assert lab.runs[1] in set(real.run_id)
+        assert list(kept_out[kept_out.run_id == lab.runs[0]].reason) == ["for two reasons", "kept out by a test"]
+        assert set(real.verdict) == {"verified"}
+        assert not real.is_simulated.any()
+        assert len(simulated) == 1
+        assert simulated.simulation_reason.notna().all()
+        assert int(found.manifest["rows_in"]) == len(real) + len(simulated) + kept_out.run_id.nunique()
+        assert {"model_name", "hardware_type", "vendor", "gate_id", "latency_ms_p50"} <= set(real.columns)
+        samples = found.frame("samples")
+        assert set(samples.run_id) == set(real.run_id) | set(simulated.run_id)
+        assert len(found.frame("failures")) == 1
+        assert len(found.frame("availability")) >= 1
+
+
+def test_samples_are_thinned_evenly(synced: tuple[Lab, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwbench_mlflow.warehouse.publish.SAMPLES_A_RUN", 10)
+    db = Path(shutil.copyfile(synced[1], tmp_path / "w.duckdb"))
+    others = [(run, "verdict", "unverified") for run in unverified(db)]
+    with open_published(published(db, tmp_path / "p.duckdb", *others)) as found:
+        samples = found.frame("samples")
+        run = samples[samples.run_id == synced[0].runs[0]]
+        assert list(run["sample"]) == list(range(0, 40, 4))
+
+
+def test_it_is_read_only_and_cut_off_from_other_files(sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    with open_published(sound) as found:
+        for sql in (
+            "DELETE FROM real_results", f"FROM '{tmp_path / 'x.csv'}'", "ATTACH 'other.duckdb'",
+            "SET enable_external_access = true",
+        ):  # fmt: skip
+            with pytest.raises(duckdb.Error):
+                found.connection.execute(sql)
+        with pytest.raises(ValueError, match="not a table"):
+            found.frame("real_results; DROP TABLE quarantine")
+
+
+def test_nothing_published_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"nothing is published at .*run `hwbench sync`, then `hwbench gate`"):
+        open_published(tmp_path / "published.duckdb")
+
+
+EDITS = {
+    "a value": "UPDATE real_results SET latency_ms_p50 = latency_ms_p50 / 2",
+    "a text": "UPDATE real_results SET device_name = 'H100'",
+    "a NULL": "UPDATE real_results SET hostname = '', virtualization = ''",
+    "a list": "UPDATE real_results SET warnings = ['']",
+    "a map": "UPDATE real_results SET packages = MAP {'torch': '9'}",
+    "a flag": "UPDATE real_results SET stable = NOT stable",
+    "a time": "UPDATE real_results SET created_at = created_at + INTERVAL 1 SECOND",
+    "a row less": "DELETE FROM quarantine",
+    "a sample": "UPDATE samples SET latency_ms = 1 WHERE sample = 3",
+    "a rule": "UPDATE gate_rules SET unexpected = 0, evaluated = 99",
+    "the manifest": "UPDATE manifest SET value = '2030-01-01T00:00:00+00:00' WHERE key = 'published_at'",
+    "the digest": "UPDATE manifest SET value = repeat('0', 64) WHERE key = 'content_digest'",
+    "a key more": "INSERT INTO manifest VALUES ('approved_by', 'me')",
+    "a table more": "CREATE TABLE extra AS SELECT 1 AS x",
+    "a view more": "CREATE VIEW best AS SELECT 1 AS x",
+    "a table less": "DROP TABLE failures",
+}
+
+
+@pytest.mark.parametrize("sql", EDITS.values(), ids=EDITS.keys())
+def test_a_file_that_was_edited_is_refused(sql: str, sound: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    edit(path, sql)
+    with pytest.raises(Refused, match=r"edited"):
+        open_published(path)
+
+
+@pytest.mark.parametrize("sql", [
+    "INSERT INTO real_results SELECT * REPLACE ('x' AS run_id, 'simulated' AS verdict) FROM real_results LIMIT 1",
+    "INSERT INTO real_results FROM simulated_results",
+    "UPDATE real_results SET is_simulated = true, simulation_reason = 'it was'",
+    "UPDATE simulated_results SET is_simulated = false, simulation_reason = NULL, verdict = 'verified'",
+])  # fmt: skip
+def test_the_tables_themselves_hold_nothing_else(sql: str, sound: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    with pytest.raises(duckdb.ConstraintException):
+        edit(path, sql)
+
+
+def test_a_file_without_the_checks_and_with_a_new_digest_is_still_refused(sound: Path, tmp_path: Path) -> None:
+    from hwbench_mlflow.warehouse.published import content_digest
+
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE t AS FROM real_results; DROP TABLE real_results")
+        connection.execute("INSERT INTO t FROM simulated_results; DELETE FROM simulated_results")
+        connection.execute("ALTER TABLE t RENAME TO real_results")
+        manifest = dict(connection.execute("FROM manifest").fetchall())
+        manifest["rows_real"], manifest["rows_simulated"] = str(int(manifest["rows_real"]) + 1), "0"
+        manifest["content_digest"] = content_digest(connection, manifest)
+        connection.executemany("UPDATE manifest SET value = $2 WHERE key = $1", [list(i) for i in manifest.items()])
+    with pytest.raises(Refused, match="1 rows in real_results that are not"):
+        open_published(path)
+
+
+def test_another_kind_of_file_is_not_a_publication(synced: tuple[Lab, Path], tmp_path: Path, sound: Path) -> None:
+    with pytest.raises(StoreError, match="is a warehouse, not a published file"):
+        open_published(synced[1])
+    (tmp_path / "text").write_text("hello " * 4000)
+    with pytest.raises(Refused, match="not a readable published file"):
+        open_published(tmp_path / "text")
+    duckdb.connect(str(tmp_path / "other.duckdb")).close()
+    with pytest.raises(StoreError, match="not a file that hwbench published"):
+        open_published(tmp_path / "other.duckdb")
+    newer = Path(shutil.copyfile(sound, tmp_path / "newer.duckdb"))
+    edit(newer, "UPDATE manifest SET value = '2' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match="has layout 2, this hwbench reads 1"):
+        open_published(newer)
+
+
+def test_it_says_when_the_warehouse_went_on(synced: tuple[Lab, Path], sound: Path, tmp_path: Path) -> None:
+    same = sound.with_name("w.duckdb")
+    later = Path(shutil.copyfile(same, tmp_path / "later.duckdb"))
+    edit(later, "INSERT INTO mlflow.sync_log SELECT * REPLACE (sync_id + 1 AS sync_id) FROM mlflow.sync_log "
+                "QUALIFY row_number() OVER (ORDER BY sync_id DESC) = 1")  # fmt: skip
+    other = Path(shutil.copyfile(same, tmp_path / "other.duckdb"))
+    edit(other, "UPDATE hwbench_migrations SET applied_at = applied_at + INTERVAL 1 SECOND")
+    with open_published(sound) as found:
+        assert found.stale_against(same) is None
+        assert "was synced since" in str(found.stale_against(later))
+        assert "another warehouse" in str(found.stale_against(other))
+        assert "cannot be compared" in str(found.stale_against(tmp_path / "absent"))
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(
+    synced: tuple[Lab, Path], sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    before = path.read_bytes()
+    db = Path(shutil.copyfile(synced[1], tmp_path / "w.duckdb"))
+    with pytest.raises(Refused, match=r"went in; .*: nothing is published"):
+        published(db, path)  # an unverified run is neither published nor kept out: the counts differ
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreError, match="No space left"):
+        published(db, path, *[(run, "verdict", "unverified") for run in unverified(db)])
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("p.")) == ["p.duckdb", "p.duckdb.lock"]
+
+
+def test_a_reader_keeps_its_snapshot_while_another_is_swapped_in(
+    synced: tuple[Lab, Path], sound: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    db = Path(shutil.copyfile(synced[1], tmp_path / "w.duckdb"))
+    with open_published(path) as old:
+        count = len(old.frame("real_results"))
+        published(db, path, *[(run, "verdict", "unverified") for run in unverified(db)])
+        assert len(old.frame("real_results")) == count
+    # (DuckDB gives one process one instance a path, so the new file is read once the old one is let go.)
+    with open_published(path) as new:
+        assert len(new.frame("real_results")) == count + 1
