@@ -59,6 +59,8 @@ def check(suite: Suite, frames: Iterable[pd.DataFrame], *, allow_empty: bool = F
                 found[rule.rule].append(_failed(suite, rule, f"the suite could not be run: {why}"))
                 continue
             answers = [r for r in result.results if _rule_of(r) == rule.rule]
+            if len(answers) == 1 and rule.kind is RuleKind.ROW and not answers[0].success:
+                answers = _listed(suite, rule, expectations, frame) or answers
             found[rule.rule].append(_outcome(suite, rule, answers, len(frame)))
         if result is not None:
             checked.validations.append(result)
@@ -128,16 +130,32 @@ def _expectations(suite: Suite) -> tuple[list[Any], dict[str, str]]:
     return made, strange
 
 
-def _validate(suite: Suite, expectations: list[Any], frame: pd.DataFrame) -> ExpectationSuiteValidationResult:
+def _listed(
+    suite: Suite, rule: Rule, expectations: list[Any], frame: pd.DataFrame
+) -> list[ExpectationValidationResult]:
+    """The results of one rule that failed, with every row that did. Listing rows copies the frame, so only what
+    the rule looks at is in it, and only rules that failed are run twice. Empty if it cannot be made: then nothing
+    is listed, which refuses everything."""
+    mine = [e for e in expectations if e.meta["rule"] == rule.rule]
+    columns = [c for c in dict.fromkeys([suite.key, *rule.columns]) if c in frame.columns]
+    try:
+        results = _validate(suite, mine, frame[columns], listing=True).results
+    except Exception:  # noqa: BLE001 -- whatever it raises, the rows are not listed
+        return []
+    return [r for r in results if _rule_of(r) == rule.rule]
+
+
+def _validate(
+    suite: Suite, expectations: list[Any], frame: pd.DataFrame, *, listing: bool = False
+) -> ExpectationSuiteValidationResult:
     import great_expectations as gx
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pandas and of Great Expectations itself, about each other
         built = gx.ExpectationSuite(name=suite.name, expectations=[e.copy(deep=True) for e in expectations])
         batch = _asset(suite.table).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-        result: ExpectationSuiteValidationResult = batch.validate(
-            built, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [suite.key]}
-        )
+        form = {"result_format": "COMPLETE", "unexpected_index_column_names": [suite.key]} if listing else "BASIC"
+        result: ExpectationSuiteValidationResult = batch.validate(built, result_format=form)
         return result
 
 

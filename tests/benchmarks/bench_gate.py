@@ -1,0 +1,152 @@
+"""How long a gate takes: verdicts beside bare signature checks, a million rows beside bare Great Expectations.
+
+Run from the repository's top: ``python -m tests.benchmarks.bench_gate [--runs N] [--rows N] [--folder DIR]``. Each part
+is run in a process of its own, so that its peak memory is its own. The million rows are one invented row many times,
+without evidence: a real gate refuses every one of them, so the suites, the audit and the publication are called here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from hwbench_mlflow.attest import check as check_signature
+from hwbench_mlflow.gates import loader, run
+from hwbench_mlflow.keystore import load_keyring
+from hwbench_mlflow.warehouse import audit, database
+from hwbench_mlflow.warehouse.publish import Publication, publish
+from hwbench_mlflow.warehouse.published import open_published
+from hwbench_mlflow.warehouse.rederive import rederive
+from tests.benchmarks.made_runs import make
+
+TABLE = "performance_results"
+EMPTIED = (
+    "mlflow.params", "mlflow.tags", "mlflow.latest_metrics", "mlflow.metric_history", "latency_samples",
+    "evidence_files",
+)  # fmt: skip
+# What the audit would rightly refuse in rows that have neither samples nor files nor a run's params.
+WITHOUT_EVIDENCE = {
+    "mirror.fingerprints", "results.orphans", "samples.counted", "evidence.kept", "evidence.replayed",
+}  # fmt: skip
+
+
+def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
+    """Every run judged again and compared, and the same envelopes' signatures alone."""
+    del rows
+    db, home = folder / "runs.duckdb", folder / "home"
+    keyring = make(db, home, runs)
+    assert load_keyring(home).keys.keys() == keyring.keys.keys()
+    with database.writer(db) as connection:
+        begin = time.perf_counter()
+        found = rederive(connection, keyring)
+        judged = time.perf_counter() - begin
+        assert (found.runs, found.edited, found.unproven) == (runs, {}, {})
+        envelopes = connection.execute("SELECT content FROM evidence_files WHERE name LIKE '%.dsse.json'").fetchall()
+    begin = time.perf_counter()
+    assert all(check_signature(envelope, keyring).trusted for (envelope,) in envelopes)
+    checked = time.perf_counter() - begin
+    return {"runs_per_s": runs / judged, "signatures_only_runs_per_s": runs / checked}
+
+
+def many(folder: Path, runs: int, rows: int) -> dict[str, float]:
+    """Make the rows."""
+    del runs
+    db = folder / "rows.duckdb"
+    make(db, folder / "home", 3)
+    begin = time.perf_counter()
+    with duckdb.connect(str(db)) as connection:
+        connection.execute("SET memory_limit = '1GB'")
+        for table in EMPTIED:
+            connection.execute(f"DELETE FROM {table}")
+        for table in (TABLE, "benchmark_runs", "hardware_availability_log", "mlflow.runs", "mlflow.run_state"):
+            key = "run_uuid" if table.startswith("mlflow.") else "run_id"
+            own = ", md5('result ' || i) AS result_id" if table == TABLE else ""
+            connection.execute(f"CREATE TEMP TABLE one AS FROM {table} LIMIT 1; DELETE FROM {table}")
+            connection.execute(
+                f"INSERT INTO {table} SELECT one.* REPLACE (md5(i::VARCHAR) AS {key}{own}) FROM one, range({rows}) r(i)"
+            )
+            connection.execute("DROP TABLE one")
+    return {"s": time.perf_counter() - begin}
+
+
+def bare(folder: Path, runs: int, rows: int) -> dict[str, float]:
+    """Great Expectations alone: the same columns as DuckDB gives them, the same rules, one validation."""
+    import great_expectations as gx
+
+    del runs, rows
+    suite = next(s for s in loader.load().suites if s.table == TABLE)
+    expectations, _ = run._expectations(suite)
+    with duckdb.connect(str(folder / "rows.duckdb"), read_only=True) as connection:
+        begin = time.perf_counter()
+        frame = connection.execute(f"SELECT {', '.join(suite.columns)} FROM {TABLE}").df()
+    batch = run._asset(TABLE).add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    assert batch.validate(gx.ExpectationSuite(name="bare", expectations=expectations)).success
+    return {"s": time.perf_counter() - begin}
+
+
+def ours(folder: Path, runs: int, rows: int) -> dict[str, float]:
+    """The suite, the audit's rules that such rows can pass, the publication, and opening it."""
+    del runs
+    suite = next(s for s in loader.load().suites if s.table == TABLE)
+    run._import_quietly()
+    seconds: dict[str, float] = {}
+    rules = [rule for rule in audit.RULES if rule.rule not in WITHOUT_EVIDENCE]
+    with database.writer(folder / "rows.duckdb") as connection:
+        begin = time.perf_counter()
+        outcomes = run.check(suite, audit.frames(connection, TABLE, suite.columns)).outcomes
+        seconds["suite_s"] = time.perf_counter() - begin
+        begin = time.perf_counter()
+        outcomes += audit.audit(connection, datetime(2030, 1, 1), rules=rules)
+        seconds["audit_s"] = time.perf_counter() - begin
+        failed = [o.reason for o in outcomes if not o.passed]
+        assert not failed, failed
+        what = Publication(gate_id="bench", gated_at=datetime(2030, 1, 1), outcomes=outcomes, quarantine=[], suites={})
+        begin = time.perf_counter()
+        assert publish(connection, folder / "published.duckdb", what).rows_real == rows
+        seconds["publish_s"] = time.perf_counter() - begin
+    begin = time.perf_counter()
+    open_published(folder / "published.duckdb").close()
+    return {**seconds, "s": sum(seconds.values()), "open_s": time.perf_counter() - begin}
+
+
+PARTS: dict[str, Callable[[Path, int, int], dict[str, float]]] = {
+    "verdicts": verdicts, "many": many, "bare": bare, "ours": ours,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--part", choices=PARTS)
+    options = parser.parse_args()
+    if options.part:
+        found = PARTS[options.part](options.folder, options.runs, options.rows)
+        found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        results = {}
+        for part in PARTS:
+            command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_gate", "--part", part]
+            command += ["--folder", str(folder), "--runs", str(options.runs), "--rows", str(options.rows)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[part] = json.loads(done.stdout.splitlines()[-1])
+            print(part, {name: round(value, 2) for name, value in results[part].items()}, flush=True)
+    print(f"gate and publication over bare Great Expectations: {results['ours']['s'] / results['bare']['s']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
