@@ -37,7 +37,7 @@ from hwbench_mlflow.model import (
     SampleSet,
     VerdictState,
 )
-from hwbench_mlflow.note import devices_note, failure_note, result_note
+from hwbench_mlflow.note import devices_note, escape, failure_note, result_note
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -303,6 +303,15 @@ class Store:
             for availability in found:
                 tags[f"hwbench.devices.{availability.platform}"] = str(availability.status)
             self._log(run_id, tags=tags)
+            self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def log_report(self, path: Path, note: str) -> str:
+        """A report's file as the artifact of a run of its own; its id. It has no metric and is no result."""
+        run_id = self.start("report")
+        with store_errors():
+            self.client.log_artifact(run_id, str(path))
+            self._log(run_id, tags={NOTE_TAG: escape(note)})
             self.client.set_terminated(run_id, "FINISHED")
         return run_id
 

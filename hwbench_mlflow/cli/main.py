@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),
     "sync": ("hwbench_mlflow.cli.sync:sync", "Mirror an MLflow store into the DuckDB warehouse."),
     "gate": ("hwbench_mlflow.cli.gate:gate", "Audit the warehouse and publish what passes."),
+    "report": ("hwbench_mlflow.cli.report:report", "A page of what was published: HTML, Markdown, JSON, CSV."),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }

@@ -1,0 +1,334 @@
+"""The figures of a report, as matplotlib draws them without a display, and as SVG that takes the page's colours.
+
+Real and simulated results are never in one figure. Everything a figure shows is in the page's tables too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from hwbench_mlflow.reports import words
+from hwbench_mlflow.summary import Row, Summary, Trend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#010203"
+"""Drawn in this, it takes the colour of the page's text, light or dark (see :func:`svg`)."""
+SERIES = ("#3b7dd8", "#d9731a", "#2e9e5b", "#a64ac9", "#c9344b", "#138a9e", "#8a7a1c", "#7a6a5d")
+"""Seen on white and on dark grey alike."""
+MAX_BARS = 40
+MAX_LINES = len(SERIES)
+WIDTH_IN = 9.5
+MARGIN = timedelta(minutes=10)
+"""Around the first and the last result of a trend."""
+WIDE = 20.0
+"""Values that span more than this factor get a logarithmic axis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One figure: a name for its file, a title, what it shows in words (for those who cannot see it)."""
+
+    name: str
+    title: str
+    description: str
+    figure: Figure
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotDrawn:
+    """A figure that there is nothing for, and why."""
+
+    title: str
+    reason: str
+
+
+def draw(summary: Summary) -> list[Drawn | NotDrawn]:
+    """Every figure of a report, in the order they are shown."""
+    with _style():
+        ranked = [row for row in summary.real.latest if row["ranked"]]
+        drawn: list[Drawn | NotDrawn] = [
+            _heat_map(ranked),
+            _latency(ranked),
+            _throughput(ranked),
+            _percentiles(ranked),
+            _bars("memory", "Peak memory", ranked, "memory_peak_mb", "MB, the worker process (less is better)"),
+            _bars("energy", "Energy of one item", ranked, "energy_j_per_item", "J per item (less is better)"),
+            _trend_figure(summary.trends),
+        ]
+        if summary.simulated is not None and summary.simulated.latest:
+            drawn.append(_simulated(summary.simulated.latest))
+    return drawn
+
+
+# --- as files ---------------------------------------------------------------------------------------
+
+
+def svg(drawn: Drawn, *, themed: bool = False) -> str:
+    """The figure as SVG with its text as text; ``themed`` for a page, whose ink it then takes."""
+    out = io.StringIO()
+    with _style(), _missing_glyphs_allowed():
+        import matplotlib as mpl
+
+        with mpl.rc_context({"svg.hashsalt": drawn.name}):
+            drawn.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    if not themed:
+        return text.replace(INK, "#222222")
+    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :]).replace(INK, "currentColor")
+    # Definitions are told apart from those of the page's other figures.
+    text = re.sub(r'\bid="', f'id="{drawn.name}-', text)
+    return re.sub(r'((?:xlink:href="|url\()#)', rf"\g<1>{drawn.name}-", text)
+
+
+def png(drawn: Drawn) -> bytes:
+    """The figure as PNG on white, 150 dots an inch."""
+    out = io.BytesIO()
+    with _style(), _missing_glyphs_allowed():
+        drawn.figure.savefig(out, format="png", dpi=150, facecolor="white")
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context(
+        {
+            "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9,
+            "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
+            "xtick.color": INK, "ytick.color": INK, "hatch.color": INK, "legend.labelcolor": INK,
+            "axes.spines.top": False, "axes.spines.right": False, "legend.framealpha": 0.0, "hatch.linewidth": 0.8,
+            "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+        }
+    ):  # fmt: skip
+        yield
+
+
+@contextlib.contextmanager
+def _missing_glyphs_allowed() -> Iterator[None]:
+    """A name in a script that the drawing font lacks: a browser has another font, a PNG shows a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def _new(rows: int, height_of_row: float = 0.28) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, 1.3 + height_of_row * rows), layout="constrained")
+    return figure, figure.subplots()
+
+
+# --- one function a figure --------------------------------------------------------------------------
+
+
+def _latency(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "Latency: median and its 95% interval"
+    shown = sorted((r for r in rows if r["latency_ms_p50"] is not None), key=_by_model)[:MAX_BARS]
+    if not shown:
+        return NotDrawn(title=title, reason="no ranked result has a median latency")
+    figure, axes = _new(len(shown))
+    for y, row in enumerate(shown):
+        _dot(axes, y, row, row["latency_ms_p50"], SERIES[0])
+    _name_rows(axes, shown)
+    _scale(axes, [row["latency_ms_p50"] for row in shown])
+    axes.set_xlabel("ms for one inference of a batch (less is better); hollow: a noisy result")
+    lines = [f"{words.label(r)}: {words.number(r['latency_ms_p50'], 'ms')}" for r in shown]
+    return Drawn(name="latency", title=title, description="; ".join(lines), figure=figure)
+
+
+def _simulated(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "SIMULATED latency: not measured on the hardware named"
+    shown = [r for r in rows if r["latency_ms_p50"] is not None][:MAX_BARS]
+    if not shown:
+        return NotDrawn(title=title, reason="no simulated result has a median latency")
+    figure, axes = _new(len(shown), 0.4)
+    values = [row["latency_ms_p50"] for row in shown]
+    axes.barh(range(len(shown)), values, facecolor="none", edgecolor=INK, hatch="///")
+    axes.set_yticks(range(len(shown)), [f"SIMULATED {words.label(row)}" for row in shown])
+    axes.invert_yaxis()
+    for y, row in enumerate(shown):
+        axes.annotate(
+            f"  simulated: {words.short(str(row['simulation_reason']), 40)}", (row["latency_ms_p50"], y), va="center"
+        )
+    axes.margins(x=0.5)
+    axes.set_xlabel("ms for one inference of a batch, SIMULATED, not ranked")
+    lines = [f"SIMULATED {words.label(r)}: {words.number(r['latency_ms_p50'], 'ms')}" for r in shown]
+    return Drawn(name="simulated-latency", title=title, description="; ".join(lines), figure=figure, simulated=True)
+
+
+def _throughput(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "Throughput by batch size"
+    curves: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["throughput_items_per_s"] is not None:
+            name = words.label({**row, "batch_size": "*"}).replace("batch *, ", "")
+            curves.setdefault(name, []).append(row)
+    several = {name: c for name, c in curves.items() if len({r["batch_size"] for r in c}) > 1}
+    if not several:
+        return NotDrawn(
+            title=title, reason="no configuration was measured at two batch sizes: `hwbench run --batch-size 1,8,32`"
+        )
+    kept = dict(sorted(several.items(), key=lambda item: -len(item[1]))[:MAX_LINES])
+    figure, axes = _new(12)
+    lines = []
+    for colour, (name, curve) in zip(SERIES, kept.items(), strict=False):
+        curve.sort(key=lambda r: r["batch_size"])
+        xs, ys = [r["batch_size"] for r in curve], [r["throughput_items_per_s"] for r in curve]
+        axes.plot(xs, ys, "o-", color=colour, label=name, markersize=4)
+        lines.append(f"{name}: " + ", ".join(f"{y:.4g} items/s at batch {x}" for x, y in zip(xs, ys, strict=True)))
+    axes.set_xscale("log", base=2)
+    batches = sorted({r["batch_size"] for c in kept.values() for r in c})
+    axes.set_xticks(batches, [str(b) for b in batches])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("items/s (more is better)")
+    axes.legend(loc="best", fontsize="small")
+    left = f" ({len(several) - len(kept)} more are in the table)" if len(several) > len(kept) else ""
+    return Drawn(name="throughput", title=title + left, description="; ".join(lines), figure=figure)
+
+
+PERCENTILES = (("p50", "o"), ("p90", "|"), ("p95", "s"), ("p99", "D"))
+
+
+def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "Percentiles of latency"
+    shown = sorted((r for r in rows if r["latency_ms_p90"] is not None), key=_by_model)[:MAX_BARS]
+    if not shown:
+        return NotDrawn(title=title, reason="no ranked result has the 64 samples that a 90th percentile needs")
+    figure, axes = _new(len(shown))
+    for index, (name, marker) in enumerate(PERCENTILES):
+        known = [(row[f"latency_ms_{name}"], y) for y, row in enumerate(shown) if row[f"latency_ms_{name}"] is not None]
+        if known:
+            xs, ys = zip(*known, strict=True)
+            axes.plot(xs, ys, marker, color=SERIES[index], label=name, linestyle="none", markersize=6)
+    _name_rows(axes, shown)
+    _scale(axes, [row["latency_ms_p50"] for row in shown])
+    axes.set_xlabel("ms for one inference of a batch; a percentile that the samples do not carry is absent")
+    axes.legend(loc="best", ncols=4, fontsize="small")
+    lines = [f"{words.label(r)}: p90 {words.number(r['latency_ms_p90'], 'ms')}" for r in shown]
+    return Drawn(name="percentiles", title=title, description="; ".join(lines), figure=figure)
+
+
+def _bars(name: str, title: str, rows: Sequence[Row], column: str, axis: str) -> Drawn | NotDrawn:
+    shown = sorted((r for r in rows if r[column] is not None), key=_by_model)[:MAX_BARS]
+    if not shown:
+        return NotDrawn(title=title, reason=f"no ranked result has a {column}")
+    figure, axes = _new(len(shown))
+    axes.barh(range(len(shown)), [row[column] for row in shown], color=SERIES[0], height=0.6)
+    _name_rows(axes, shown)
+    axes.set_xlabel(axis)
+    lines = [f"{words.label(r)}: {words.number(r[column])}" for r in shown]
+    return Drawn(name=name, title=title, description="; ".join(lines), figure=figure)
+
+
+def best_cells(rows: Sequence[Row]) -> tuple[list[str], list[str], Mapping[tuple[str, str], Row]]:
+    """Models with their input's size, platforms, and the result with the lowest median at batch 1 of each pair."""
+    cells: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row["latency_ms_p50"] is None or row["batch_size"] != 1 or row["scenario"] != "latency":
+            continue
+        key = (f"{words.short(row['model_name'], 28)}, {words.size(row)}", str(row["platform"]))
+        if key not in cells or row["latency_ms_p50"] < cells[key]["latency_ms_p50"]:
+            cells[key] = row
+    return sorted({m for m, _ in cells}), sorted({p for _, p in cells}), cells
+
+
+def _heat_map(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "Models on platforms: lowest median latency at batch 1"
+    models, platforms, cells = best_cells(rows)
+    models = models[:MAX_BARS]
+    if not models:
+        return NotDrawn(title=title, reason="no ranked result at batch 1")
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _new(len(models), 0.42)
+    lines = []
+    for y, model in enumerate(models):
+        medians = [cells[model, p]["latency_ms_p50"] for p in platforms if (model, p) in cells]
+        for x, platform in enumerate(platforms):
+            found = cells.get((model, platform))
+            if found is None:
+                axes.text(x, y, "no result", ha="center", va="center", fontstyle="italic", alpha=0.7)
+                continue
+            ratio = found["latency_ms_p50"] / min(medians)
+            axes.add_patch(
+                Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SERIES[0], alpha=max(0.12, 0.6 / ratio))
+            )
+            noisy = "" if found["stable"] else " (noisy)"
+            text = f"{found['latency_ms_p50']:.4g} ms, {words.precision(found)}{noisy}"
+            axes.text(x, y, text, ha="center", va="center")
+            lines.append(f"{model} on {platform}: {text}")
+    axes.set_xlim(-0.5, len(platforms) - 0.5)
+    axes.set_ylim(len(models) - 0.5, -0.5)
+    axes.set_xticks(range(len(platforms)), platforms)
+    axes.set_yticks(range(len(models)), models)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_xlabel("darker: nearer to the lowest of its row")
+    return Drawn(name="heatmap", title=title, description="; ".join(lines), figure=figure)
+
+
+def _trend_figure(trends: Sequence[Trend]) -> Drawn | NotDrawn:
+    title = "Over time: median latency"
+    if not trends:
+        return NotDrawn(title=title, reason="no configuration was measured twice")
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, 1.7 * len(trends)), layout="constrained")
+    lines = []
+    for axes, trend in zip(figure.subplots(len(trends), 1, squeeze=False)[:, 0], trends, strict=True):
+        times, medians = [p[0] for p in trend.points], [p[1] for p in trend.points]
+        low = [p[1] if p[2] is None else p[2] for p in trend.points]
+        high = [p[1] if p[3] is None else p[3] for p in trend.points]
+        axes.fill_between(times, low, high, color=SERIES[0], alpha=0.25, linewidth=0)
+        axes.plot(times, medians, "o-", color=SERIES[0], markersize=3, linewidth=1)
+        axes.set_title(words.label(trend.row), fontsize="medium", loc="left")
+        axes.set_ylabel("ms")
+        # Results of one moment (a push of many files) have no range of their own to draw.
+        axes.set_xlim(times[0] - MARGIN, times[-1] + MARGIN)
+        locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        lines.append(f"{words.label(trend.row)}: from {medians[0]:.4g} to {medians[-1]:.4g} ms in {len(times)} results")
+    return Drawn(name="trends", title=title, description="; ".join(lines), figure=figure)
+
+
+# --- shared -----------------------------------------------------------------------------------------
+
+
+def _by_model(row: Row) -> tuple[str, float]:
+    return str(row["model_name"]), row["latency_ms_p50"] if row["latency_ms_p50"] is not None else float("inf")
+
+
+def _dot(axes: Axes, y: int, row: Row, value: float, colour: str) -> None:
+    low, high = row["latency_ms_p50_ci95_low"], row["latency_ms_p50_ci95_high"]
+    if low is not None and high is not None:
+        axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.6)
+    axes.plot([value], [y], "o", color=colour, markersize=6, fillstyle="full" if row["stable"] else "none")
+
+
+def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_yticks(range(len(rows)), [words.label(row) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x", color=INK, alpha=0.15)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    if min(values) > 0 and max(values) / min(values) > WIDE:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)

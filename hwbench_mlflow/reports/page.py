@@ -1,0 +1,81 @@
+"""The HTML page: one file, no network, no script, light and dark. Everything is escaped by Jinja's autoescape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hwbench_mlflow.reports import words
+from hwbench_mlflow.reports.figures import Drawn, NotDrawn, svg
+from hwbench_mlflow.summary import Row, Summary
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+SIMULATED_TITLE = "SIMULATED DATA INCLUDED: hwbench report"
+TITLE = "hwbench report"
+
+
+def title(summary: Summary) -> str:
+    """The page's title; it says so where simulated results are on it."""
+    return SIMULATED_TITLE if summary.simulated is not None and summary.simulated.latest else TITLE
+
+
+def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
+    """The whole page. Its size is bounded by what a summary shows, not by the results behind it."""
+    shown = [_figure(f) for f in figures if isinstance(f, Drawn)]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            s=summary,
+            title=title(summary),
+            manifest=summary.manifest,
+            suites=json.loads(summary.manifest["suites"]),
+            figures=[f for f in shown if not f["simulated"]],
+            simulated_figures=[f for f in shown if f["simulated"]],
+            not_drawn=[f for f in figures if isinstance(f, NotDrawn)],
+            real=[_shown(row) for row in summary.real.latest],
+            simulated=[_shown(row) for row in summary.simulated.latest] if summary.simulated is not None else [],
+        )
+    )
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("hwbench_mlflow.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def _figure(drawn: Drawn) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    # matplotlib has escaped the text in it; the page's policy lets no script run anyway.
+    return {
+        "name": drawn.name,
+        "title": drawn.title,
+        "description": drawn.description,
+        "simulated": drawn.simulated,
+        "svg": Markup(svg(drawn, themed=True)),  # noqa: S704
+    }
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    cells = {}
+    for name, column, unit in (
+        ("p90", "latency_ms_p90", ""), ("p95", "latency_ms_p95", ""), ("p99", "latency_ms_p99", ""),
+        ("throughput", "throughput_items_per_s", ""), ("memory", "memory_peak_mb", ""),
+        ("energy", "energy_j_per_item", ""), ("median", "latency_ms_p50", ""),
+    ):  # fmt: skip
+        value = row[column]
+        cells[name] = {
+            "text": words.number(value, unit), "why": None if value is not None else words.why_absent(row, column)
+        }  # fmt: skip
+    return {
+        "row": row, "cells": cells, "interval": words.interval(row), "workload": words.workload(row),
+        "marks": words.marks(row), "provenance": words.provenance(row),
+    }  # fmt: skip

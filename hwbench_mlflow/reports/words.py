@@ -1,0 +1,111 @@
+"""How a row reads: labels, sizes, numbers with their unit, and why a number is not there. Pure; escapes nothing."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from hwbench_mlflow.summary import Row
+
+ABSENT = "—"
+
+PERCENTILE_SAMPLES = {"p90": 64, "p95": 130, "p99": 662}
+"""Samples that MLPerf's binomial rule asks for at 99% confidence; see :mod:`hwbench_mlflow.stats`."""
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Four significant digits and the unit; a dash where it is unknown."""
+    if value is None:
+        return ABSENT
+    text = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{text} {unit}".rstrip()
+
+
+def interval(row: Row) -> str | None:
+    """The median's 95% interval; None where it is unknown."""
+    low, high = row["latency_ms_p50_ci95_low"], row["latency_ms_p50_ci95_high"]
+    return None if low is None or high is None else f"{low:.4g} to {high:.4g}"
+
+
+def size(row: Row) -> str:
+    """The size of one input."""
+    if row["sequence_length"] is not None:
+        return f"{row['sequence_length']} tokens"
+    if row["image_size"] is not None:
+        return f"{row['image_size']}×{row['image_size']} pixels"
+    return ABSENT
+
+
+def precision(row: Row) -> str:
+    """What it ran in; what was asked for too, where that was something else."""
+    asked, ran = row["requested_precision"], row["effective_precision"]
+    return str(ran) if asked == ran else f"{ran} (asked for {asked})"
+
+
+def workload(row: Row) -> str:
+    """What was run, without the model's name."""
+    parts = [f"batch {row['batch_size']}", size(row), precision(row)]
+    if row["scenario"] != "latency":
+        parts.append(str(row["scenario"]))
+    if row["compile_mode"] not in {None, "eager"}:
+        parts.append(f"compiled: {row['compile_mode']}")
+    if row["threads"] is not None:
+        parts.append(f"{row['threads']} threads")
+    return ", ".join(parts)
+
+
+def device(row: Row) -> str:
+    """The device's name and the platform that drove it."""
+    return f"{row['device_name']} ({row['platform']})"
+
+
+def label(row: Row, *, model: bool = True) -> str:
+    """One line for an axis."""
+    words = f"{row['platform']}: {short(row['device_name'], 28)}, {workload(row)}"
+    return f"{short(row['model_name'], 28)} on {words}" if model else words
+
+
+def short(text: str, length: int) -> str:
+    """At most ``length`` characters, for a figure; tables have the whole. Nothing that turns the writing round."""
+    clean = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return clean if len(clean) <= length else f"{clean[: length - 1]}…"
+
+
+def why_absent(row: Row, column: str) -> str:
+    """Why a percentile, a memory or an energy is not there."""
+    kind = column.rpartition("_")[2]
+    if kind in PERCENTILE_SAMPLES and (row["sample_count"] or 0) < PERCENTILE_SAMPLES[kind]:
+        return f"{row['sample_count']} samples do not carry it: {kind} needs {PERCENTILE_SAMPLES[kind]}"
+    return "not measured"
+
+
+def marks(row: Row) -> list[str]:
+    """What a reader must know of a number before using it; empty if there is nothing."""
+    found = []
+    if row["is_simulated"]:
+        found.append(f"SIMULATED: {row['simulation_reason']}")
+    if not row["stable"]:
+        found.append(f"noisy: {'; '.join(row['noise_reasons'] or ()) or 'not known to be stable'}")
+    if not row["ranked"]:
+        found.append(f"profile {row['profile']}: not ranked")
+    if row["weights"] == "random":
+        found.append("random weights")
+    return found
+
+
+def provenance(row: Row) -> list[tuple[str, str]]:
+    """Where a number comes from, and how to check it."""
+    names = {
+        "run": "run_id", "result": "result_id", "measured": "created_at", "verdict": "verdict", "gate": "gate_id",
+        "signed by": "key_name", "key": "key_id", "signature": "signature_state", "result.json sha256": "result_sha256",
+        "samples.json sha256": "samples_sha256", "attestation sha256": "attestation_sha256",
+        "binding sha256": "binding_sha256", "probe": "probe_id", "availability": "availability_status",
+        "device": "device_id", "device UUID": "device_uuid", "driver": "device_driver", "host": "hostname",
+        "boot": "boot_id", "CPU": "cpu_name", "OS": "os", "backend": "backend", "python": "python",
+        "git commit": "git_commit", "git dirty": "git_dirty", "hwbench": "hwbench_version",
+        "samples": "sample_count", "workers": "worker_count", "results like it": "result_count",
+    }  # fmt: skip
+    lines = [(name, ABSENT if row[column] is None else str(row[column])) for name, column in names.items()]
+    if row["energy_j"] is not None:
+        lines.append(("energy", f"{number(row['energy_j'], 'J')} by {row['energy_method']}: {row['energy_scope']}"))
+    lines += [("warning", str(text)) for text in row["warnings"] or ()]
+    return [*lines, ("check it", f"hwbench verify {row['run_id']}")]

@@ -1,0 +1,71 @@
+"""The page as Chromium has it: parsed, laid out, printed; in light and in dark."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from tests.conftest import REQUIRED
+from tests.reports.test_report import Page, rows
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Callable[..., bytes]:
+    """Chromium without a window: what it prints of the page."""
+    if CHROMIUM is None:
+        if "chromium" in REQUIRED:
+            pytest.fail("Chromium is required here and is not there")
+        pytest.skip("there is no Chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+
+    def run(*arguments: str) -> bytes:
+        assert CHROMIUM is not None
+        done = subprocess.run(
+            [CHROMIUM, *flags, *arguments, (tmp_path / "report.html").as_uri()],
+            capture_output=True, timeout=120, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_browser_finds_every_simulated_mark_and_runs_nothing(
+    here: Path, reported: Callable[..., Result], chromium: Callable[..., bytes], asked: bool
+) -> None:
+    assert reported(*(["--include-simulated"] if asked else [])).exit_code == 0
+    found = Page(chromium("--dump-dom").decode())
+    simulated = {r for (r,) in rows(here, "simulated_results", "run_id")}
+    outside, inside = found.text(simulated=False), found.text(simulated=True)
+    assert not [r for r in simulated if r in outside]
+    assert ("SIMULATED" in outside) is asked  # its title and its heading only
+    assert bool([r for r in simulated if r in inside]) is asked
+    assert not [r for (r,) in rows(here, "real_results", "run_id") if r in inside]
+    assert len([tag for tag, attrs in found.tags if tag == "tr" and attrs.get("data-simulated")]) == (6 if asked else 0)
+    # The browser's own parser, too, made no element of a name.
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert not [tag for tag, attrs in found.tags if any(name.startswith("on") for name in attrs)]
+    assert len([tag for tag, _ in found.tags if tag == "svg"]) == (7 if asked else 6)
+
+
+@pytest.mark.slow
+def test_it_can_be_drawn_and_printed(
+    here: Path, reported: Callable[..., Result], chromium: Callable[..., bytes]
+) -> None:
+    assert reported("--include-simulated").exit_code == 0
+    pictures = []
+    for name, dark in (("light.png", False), ("dark.png", True)):
+        chromium(f"--screenshot={here / name}", "--window-size=1280,900", *(["--force-dark-mode"] if dark else []))
+        pictures.append((here / name).read_bytes())
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert all(len(picture) > 20_000 for picture in pictures), "a blank page"
+    chromium(f"--print-to-pdf={here / 'report.pdf'}")
+    assert (here / "report.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,283 @@
+"""``hwbench report`` as its users run it: what is on the page, what is kept off it, and what refuses one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import duckdb
+import pytest
+from click.testing import CliRunner, Result
+from mlflow import MlflowClient
+
+from hwbench_mlflow.cli.report import report
+from hwbench_mlflow.errors import Refused, StoreError
+from hwbench_mlflow.reports import page
+from tests.gates.conftest import edit
+from tests.gates.corpus import HOSTILE
+from tests.reports.conftest import FAILURE, SIMULATION
+from tests.warehouse.results import Lab
+
+Reported = Callable[..., Result]
+
+
+class Page(HTMLParser):
+    """Text of a page as a browser has it, and whether each piece lies in something that is marked as simulated."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[tuple[str, bool]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[tuple[str, bool]] = []
+        self.feed(text)
+        self.close()
+        assert not self.stack, "tags that were not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            inside = self.stack[-1][1] if self.stack else False
+            self.stack.append((tag, inside or dict(attrs).get("data-simulated") == "true"))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.stack and self.stack[-1][0] == "style":
+            return
+        self.pieces.append((data, self.stack[-1][1] if self.stack else False))
+
+    def text(self, *, simulated: bool | None = None) -> str:
+        return " ".join(text for text, inside in self.pieces if simulated is None or inside is simulated)
+
+
+def rows(here: Path, table: str, columns: str) -> list[tuple[str, ...]]:
+    with duckdb.connect(str(here / "published.duckdb"), read_only=True) as connection:
+        return connection.execute(f"SELECT {columns} FROM {table}").fetchall()
+
+
+def page_of(here: Path) -> Page:
+    return Page((here / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_page_shows_what_is_real_and_nothing_that_is_simulated_or_refused(here: Path, reported: Reported) -> None:
+    done = reported()
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("report.html: 19 real results in ")
+    found = page_of(here)
+    text = found.text()
+    # The count of those that there are is said; nothing else.
+    assert text.count("published as simulated") == 1
+    assert "SIMULATED" not in text
+    assert SIMULATION not in text
+    shown = [r for (r,) in rows(here, "real_results", "run_id") if r in text]
+    assert len(shown) == 12  # the last of each configuration
+    assert not [r for (r,) in rows(here, "simulated_results", "run_id") if r in text]
+    refused = {r for (r,) in rows(here, "quarantine", "run_id")}
+    assert refused
+    after = text[text.index("results were refused") :]
+    assert all(r in after and r not in text[: -len(after)] for r in refused)
+    assert FAILURE in text
+
+
+def test_every_simulated_mark_is_there_when_simulated_results_are_asked_for(here: Path, reported: Reported) -> None:
+    done = reported("--include-simulated")
+    assert done.exit_code == 0
+    assert "SIMULATED data is included: 6 results" in done.stderr
+    found = page_of(here)
+    assert found.tags[[t for t, _ in found.tags].index("h1")]
+    assert ("title", {}) in found.tags
+    assert found.text().split("SIMULATED DATA INCLUDED: hwbench report")[0].strip() == ""
+    simulated = {r for (r,) in rows(here, "simulated_results", "run_id")}
+    assert len(simulated) == 6
+    outside, inside = found.text(simulated=False), found.text(simulated=True)
+    assert not [r for r in simulated if r in outside]
+    assert SIMULATION not in outside
+    assert "SIMULATED: not measured on the hardware named" in inside
+    with_reason = [t for t, marked in found.pieces if marked and t.startswith(f"SIMULATED: {SIMULATION}")]
+    shown = [r for r in simulated if r in inside]
+    assert len(with_reason) == len(shown) >= 5
+    # And no real result among them.
+    assert not [r for (r,) in rows(here, "real_results", "run_id") if r in inside]
+    assert any(a.get("id") == "figure-simulated-latency" and a.get("data-simulated") == "true" for _, a in found.tags)
+
+
+def test_a_page_needs_no_network_and_lets_no_script_run(here: Path, reported: Reported) -> None:
+    assert reported("--include-simulated").exit_code == 0
+    text = (here / "report.html").read_text(encoding="utf-8")
+    found = page_of(here)
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert not [name for _, attrs in found.tags for name in attrs if name.startswith("on")]
+    links = [v for _, attrs in found.tags for n, v in attrs.items() if n in {"src", "href", "xlink:href"} and v]
+    assert links
+    assert all(link.startswith("#") for link in links), links
+    assert "default-src 'none'" in text
+    assert not re.search(r"url\((?!#)", text)
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+    assert len(text) < 5_000_000
+
+
+@pytest.mark.parametrize("kind", sorted(HOSTILE))
+def test_hostile_names_are_shown_as_text(here: Path, reported: Reported, kind: str) -> None:
+    assert reported().exit_code == 0
+    assert HOSTILE[kind] in [text for text, _ in page_of(here).pieces]
+    done = reported("--format", "md")
+    assert done.exit_code == 0
+    assert "<script" not in done.stdout
+    assert "\u202e" not in done.stdout
+    header, *lines = [line for line in done.stdout.splitlines() if line.startswith("| ")][:3]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (header, *lines)} == {12}
+
+
+def test_percentiles_that_the_samples_do_not_carry_are_absent_with_the_reason(here: Path, reported: Reported) -> None:
+    assert reported().exit_code == 0
+    text = page_of(here).text()
+    assert "40 samples do not carry it: p90 needs 64" in text
+
+
+def test_noisy_results_are_marked(here: Path, reported: Reported) -> None:
+    assert reported().exit_code == 0
+    ((reasons,),) = rows(here, "real_results WHERE NOT stable", "noise_reasons")
+    marks = [text for text, _ in page_of(here).pieces if text.startswith("noisy: ")]
+    assert marks == [f"noisy: {'; '.join(reasons)}"]
+
+
+def test_filters_keep_the_rest_out(here: Path, reported: Reported) -> None:
+    done = reported("--hardware", "openvino", "--format", "json")
+    document = json.loads(done.stdout)
+    assert {r["platform"] for r in document["results"]} == {"openvino"}
+    assert (document["filters"], document["includes_simulated"]) == ("hardware openvino", False)
+    assert json.loads(reported("--model", "no such", "--format", "json").stdout)["results"] == []
+    assert "No real result fits the filters" in (reported("--model", "x"), page_of(here))[1].text()
+    assert json.loads(reported("--since", "2999-01-01", "--format", "json").stdout)["results"] == []
+
+
+def test_json_and_csv_hold_every_result_and_only_what_was_asked_for(here: Path, reported: Reported) -> None:
+    document = json.loads(reported("--format", "json").stdout)
+    assert document["schema_version"] == 1
+    real = {r for (r,) in rows(here, "real_results", "run_id")}
+    assert {r["run_id"] for r in document["results"]} == real
+    both = json.loads(reported("--format", "json", "--include-simulated").stdout)
+    assert sum(r["is_simulated"] for r in both["results"]) == 6
+    assert both["title"].startswith("SIMULATED")
+    lines = list(csv.DictReader(io.StringIO(reported("--format", "csv").stdout)))
+    assert {line["run_id"] for line in lines} == real
+    assert {line["is_simulated"] for line in lines} == {"False"}
+    assert reported("-o", "x.csv").exit_code == 0
+    assert (here / "x.csv").read_text().startswith("run_id,")
+
+
+def test_figures_are_written_as_png_and_svg(here: Path, reported: Reported) -> None:
+    done = reported("--figures", "figures", "--include-simulated")
+    assert done.exit_code == 0
+    names = {path.name for path in (here / "figures").iterdir()}
+    assert {"latency.png", "latency.svg", "heatmap.png", "trends.svg", "simulated-latency.svg"} <= names
+    assert (here / "figures" / "latency.png").read_bytes().startswith(b"\x89PNG")
+    assert "SIMULATED" in (here / "figures" / "simulated-latency.svg").read_text(encoding="utf-8")
+    assert "SIMULATED" not in (here / "figures" / "latency.svg").read_text(encoding="utf-8")
+    assert "Throughput by batch size: not drawn" in done.stderr
+
+
+def test_the_same_publication_gives_the_same_page(here: Path, reported: Reported) -> None:
+    assert reported().exit_code == 0
+    once = (here / "report.html").read_bytes()
+    assert reported().exit_code == 0
+    assert (here / "report.html").read_bytes() == once
+
+
+def test_a_warehouse_that_was_synced_since_makes_it_stale(here: Path, reported: Reported) -> None:
+    edit(here / "hwbench.duckdb", "UPDATE mlflow.sync_log SET finished_at = finished_at + INTERVAL 1 HOUR")
+    done = reported()
+    assert done.exit_code == 0
+    assert "hwbench.duckdb was synced since" in done.stderr
+    assert "was synced since" in page_of(here).text()
+
+
+def test_without_the_warehouse_it_is_not_known_to_be_current(here: Path, reported: Reported) -> None:
+    (here / "hwbench.duckdb").unlink()
+    done = reported()
+    assert done.exit_code == 0
+    assert "not known to be current" in done.stderr
+    assert "cannot be compared with the warehouse" in page_of(here).text()
+
+
+def test_before_any_publication_it_says_what_to_run(here: Path, reported: Reported) -> None:
+    (here / "published.duckdb").unlink()
+    done = reported()
+    assert isinstance(done.exception, StoreError)
+    assert "run `hwbench sync`, then `hwbench gate`" in str(done.exception)
+    assert not (here / "report.html").exists()
+
+
+def test_a_published_file_that_was_edited_is_refused_and_the_old_page_stays(here: Path, reported: Reported) -> None:
+    (here / "report.html").write_text("old")
+    edit(here / "published.duckdb", "UPDATE real_results SET latency_ms_p50 = latency_ms_p50 / 2")
+    done = reported()
+    assert isinstance(done.exception, Refused)
+    assert (here / "report.html").read_text() == "old"
+
+
+def test_a_warehouse_is_no_published_file(here: Path, reported: Reported) -> None:
+    done = reported("--published", "hwbench.duckdb", "--db", "other.duckdb")
+    assert isinstance(done.exception, StoreError)
+    assert "is a warehouse" in str(done.exception)
+    assert here.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-o", "published.duckdb", "--format", "html"), ("-o", "hwbench.duckdb", "--format", "csv"), ("-o", "x.pdf"),
+        ("--log", "--format", "md"), ("--format", "xml"), ("--since", "yesterday"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_exits_2_and_writes_nothing(here: Path, reported: Reported, arguments: tuple[str, ...]) -> None:
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    assert reported(*arguments).exit_code == 2
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line(here: Path, reported: Reported) -> None:
+    (here / "file").write_text("")
+    done = reported("-o", "file/report.html")
+    assert isinstance(done.exception, StoreError)
+    assert "cannot write file/report.html" in str(done.exception)
+
+
+def test_the_report_is_logged_to_mlflow_on_request_and_is_no_result(
+    here: Path, reported: Reported, made: tuple[Lab, Path], tmp_path: Path
+) -> None:
+    store = tmp_path / "copy.db"
+    shutil.copyfile(made[0].path, store)
+    done = reported("--log", "--tracking-uri", f"sqlite:///{store}")
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    run_id = done.stdout.split()[-1]
+    client = MlflowClient(f"sqlite:///{store}")
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {}
+    assert "hwbench.role" not in run.data.tags
+    assert [f.path for f in client.list_artifacts(run_id)] == ["report.html"]
+    assert here.exists()
+
+
+def test_help_shows_an_example() -> None:
+    assert "hwbench report --format md --model bert" in CliRunner().invoke(report, ["--help"]).stdout
+
+
+def test_the_title_says_so_only_where_simulated_results_are_shown() -> None:
+    assert page.TITLE != page.SIMULATED_TITLE
+    assert "SIMULATED" in page.SIMULATED_TITLE

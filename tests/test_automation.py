@@ -1,0 +1,55 @@
+"""What other people's machines run of us: the GitHub workflow and the pre-commit hook."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import click
+import yaml
+
+from hwbench_mlflow.cli.main import COMMANDS, root
+from tests.commands import ROOT
+
+WORKFLOW = ROOT / ".github" / "workflows" / "benchmark.yml"
+HOOKS = ROOT / ".pre-commit-hooks.yaml"
+
+
+def steps() -> list[dict[str, Any]]:
+    loaded = yaml.safe_load(WORKFLOW.read_text())
+    found: list[dict[str, Any]] = loaded["jobs"]["benchmark"]["steps"]
+    return found
+
+
+def ours(line: str) -> None:
+    """The command is one of hwbench's, with options that it has."""
+    name, *arguments = shlex.split(line.split(" >> ", maxsplit=1)[0])[1:]
+    assert name in COMMANDS
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    command.make_context(name, arguments)
+
+
+def test_the_workflow_measures_mirrors_gates_and_reports_in_that_order() -> None:
+    commands = [step["run"] for step in steps() if "run" in step]
+    kinds = [match[1] for line in commands if (match := re.match(r"(?:hwbench (\w+)|mlflow run)", line))]
+    assert kinds == [None, "sync", "gate", "report", "report"]
+    for line in commands:
+        if line.startswith("hwbench "):
+            ours(line)
+
+
+def test_no_step_of_the_workflow_may_fail_unseen() -> None:
+    text = WORKFLOW.read_text()
+    assert "continue-on-error" not in text
+    assert "|| true" not in text
+    # Inputs reach the shell as variables only: one that held a command would run it otherwise.
+    assert not [step["run"] for step in steps() if "${{" in step.get("run", "")]
+
+
+def test_the_hook_is_the_gate_and_fails_with_it() -> None:
+    (hook,) = yaml.safe_load(HOOKS.read_text())
+    ours(hook["entry"])
+    assert hook["entry"].split()[1] == "gate"
+    assert (hook["always_run"], hook["pass_filenames"]) == (True, False)
