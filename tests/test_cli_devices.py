@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import click.testing
@@ -129,3 +130,24 @@ def test_nothing_but_data_on_standard_output_for_real() -> None:
     result = _run("--json", "--platform", "webnn", "--platform", "qnn")
     assert [p["status"] for p in json.loads(result.stdout)["platforms"]] == ["NOT_INSTALLED", "NOT_INSTALLED"]
     assert result.stderr == ""
+
+
+def test_the_availability_report_is_written_as_markdown_and_html(answered: list[Any], tmp_path: Path) -> None:
+    done = _run("--platform", "cpu", "--platform", "cuda", "--html", f"{tmp_path}/d.html", "--markdown", "-")
+    assert done.exit_code == 0
+    cpu, cuda = done.stdout.splitlines()[6:]
+    assert cpu.startswith("| cpu | AVAILABLE | yes | fake:0: hwbench fake device \\(SIMULATED:")
+    assert (
+        cuda
+        == "| cuda | NO_DRIVER | no | — | NVIDIA's driver does not answer \\[error 12\\] | Install NVIDIA's driver |"
+    )
+    page = (tmp_path / "d.html").read_text(encoding="utf-8")
+    assert "2 platforms, 1 with a verified device" in page
+    assert "Install NVIDIA&#39;s driver" in page
+    assert "SIMULATED: " in page
+    assert "script" not in page
+
+
+def test_two_documents_do_not_share_standard_output(answered: list[Any]) -> None:
+    assert _run("--json", "--markdown", "-").exit_code == 2
+    assert not answered

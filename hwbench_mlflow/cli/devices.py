@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -15,6 +17,9 @@ from hwbench_mlflow.model import SCHEMA_VERSION, Availability, HostInfo, Platfor
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+STDOUT = Path("-")
+_PATH = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 
 
 @click.command("devices")
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     help="Only this platform; may be given again.",
 )
 @click.option("as_json", "--json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--markdown", type=_PATH, metavar="FILE", help="Write the availability report as Markdown; - for stdout.")
+@click.option("--html", type=_PATH, metavar="FILE", help="Write it as an HTML page; - for stdout.")
 @click.option("log", "--log", is_flag=True, help="Log the answers to MLflow as a run of their own.")
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds for each probe."
@@ -35,6 +42,8 @@ if TYPE_CHECKING:
 def devices(  # noqa: PLR0917  # click passes options by keyword
     platforms: tuple[str, ...],
     as_json: bool,
+    markdown: Path | None,
+    html: Path | None,
     log: bool,
     timeout: float,
     tracking_uri: str | None,
@@ -45,23 +54,45 @@ def devices(  # noqa: PLR0917  # click passes options by keyword
     Each platform is probed in a process of its own. "verified" means that an operation ran on the
     device in this probe, its output was right, and the device's identity was read back.
 
-    Example: hwbench devices --platform cpu --platform cuda
+    \b
+    hwbench devices --platform cpu --platform cuda
+    hwbench devices --html devices.html
     """
     from hwbench_mlflow import host
 
+    if [as_json, markdown == STDOUT, html == STDOUT].count(True) > 1:
+        raise click.UsageError("only one of --json, --markdown - and --html - goes to standard output")
     chosen = [Platform(name) for name in dict.fromkeys(platforms)] or list(Platform)
     answers = _probe(chosen, timeout)
     described = host.describe_host()
     if as_json:
         click.echo(as_json_text(answers, described))
-    else:
+    elif STDOUT not in {markdown, html}:
         from rich.console import Console
 
         print_table(Console(), answers)
+    _write_reports(answers, described, markdown, html)
     if log:
         from hwbench_mlflow import tracking
 
         tracking.log_devices(answers, described, tracking_uri, experiment)
+
+
+def _write_reports(
+    answers: Sequence[Availability], described: HostInfo, markdown: Path | None, html: Path | None
+) -> None:
+    if markdown is None and html is None:
+        return
+    from hwbench_mlflow.cli.output import write_whole
+    from hwbench_mlflow.reports.devices import devices_html, devices_markdown
+
+    for path, text in ((markdown, devices_markdown), (html, devices_html)):
+        if path is not None:
+            write_whole(None if path == STDOUT else path, partial(_put, text(answers, described)))
+
+
+def _put(text: str, out: TextIO) -> None:
+    out.write(text)
 
 
 def _probe(chosen: Sequence[Platform], timeout_s: float) -> list[Availability]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -55,6 +52,7 @@ def report(  # noqa: PLR0917 -- click passes by name
     hwbench report --format md --model bert
     hwbench report -o results.csv
     """
+    from hwbench_mlflow.cli.output import write_whole
     from hwbench_mlflow.summary import Filters
     from hwbench_mlflow.warehouse.published import open_published
     from hwbench_mlflow.warehouse.summarize import summarize
@@ -70,7 +68,7 @@ def report(  # noqa: PLR0917 -- click passes by name
     with open_published(published) as found:
         summary = summarize(found, filters, simulated=include_simulated, stale=found.stale_against(db))
         drawn = _drawn(summary) if form == "html" or figures is not None else []
-        _write(output, lambda out: _render(out, form, found, summary, drawn))
+        write_whole(output, lambda out: _render(out, form, found, summary, drawn))
     if figures is not None:
         _write_figures(figures, drawn)
     _tell(summary, output)
@@ -112,26 +110,6 @@ def _render(out: TextIO, form: str, found: Published, summary: Summary, drawn: l
         write_csv(result_columns(found), rows, out)
     else:
         write_json(summary, rows, out)
-
-
-def _write(output: Path | None, render: Callable[[TextIO], None]) -> None:
-    """Render to standard output, or to a file that is whole or not there."""
-    from hwbench_mlflow.errors import StoreError
-
-    if output is None:
-        render(sys.stdout)
-        return
-    beside = output.with_name(f".{output.name}.part")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("w", encoding="utf-8", newline="") as stream:
-                render(stream)
-            os.replace(beside, output)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _write_figures(folder: Path, drawn: list[Drawn | NotDrawn]) -> None:

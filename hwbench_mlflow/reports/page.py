@@ -26,7 +26,7 @@ def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
     """The whole page. Its size is bounded by what a summary shows, not by the results behind it."""
     shown = [_figure(f) for f in figures if isinstance(f, Drawn)]
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             s=summary,
@@ -42,7 +42,8 @@ def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, every value escaped, an unknown name an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(

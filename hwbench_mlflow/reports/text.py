@@ -21,7 +21,7 @@ def to_markdown(summary: Summary) -> Iterator[str]:
     yield f"# {title(summary)}"
     yield ""
     if summary.stale is not None:
-        yield f"> **Stale:** {_cell(summary.stale)}"
+        yield f"> **Stale:** {cell(summary.stale)}"
         yield ""
     yield (
         f"Published {manifest['published_at']} by gate `{manifest['gate_id']}`: {manifest['rows_real']} real, "
@@ -29,7 +29,7 @@ def to_markdown(summary: Summary) -> Iterator[str]:
         f"{manifest['rows_in']} results."
     )
     if (filters := summary.filters.words()) is not None:
-        yield f"Only {_cell(filters)}."
+        yield f"Only {cell(filters)}."
     yield ""
     yield "## Real results"
     yield ""
@@ -45,7 +45,7 @@ def to_markdown(summary: Summary) -> Iterator[str]:
         yield "| --- | --- | --- |"
         for row in summary.failures:
             why = f"{row['failure_category']}: {row['failure_reason']}"
-            yield f"| {_cell(row['model_name'])} | {_cell(row['hardware_type'])} | {_cell(why)} |"
+            yield f"| {cell(row['model_name'])} | {cell(row['hardware_type'])} | {cell(why)} |"
         yield ""
     if summary.quarantine:
         yield f"## Quarantined ({manifest['rows_quarantined']} results)"
@@ -53,7 +53,7 @@ def to_markdown(summary: Summary) -> Iterator[str]:
         yield "| run | rule | why |"
         yield "| --- | --- | --- |"
         for row in summary.quarantine:
-            yield f"| {_cell(row['run_id'])} | {_cell(row['rule'])} | {_cell(row['reason'])} |"
+            yield f"| {cell(row['run_id'])} | {cell(row['rule'])} | {cell(row['reason'])} |"
         yield ""
 
 
@@ -70,8 +70,8 @@ def _table(rows: Sequence[Row], configurations: int) -> Iterator[str]:
             median += f" ({interval})"
         numbers = ("latency_ms_p90", "latency_ms_p99", "throughput_items_per_s", "memory_peak_mb", "energy_j_per_item")
         cells = [
-            _cell(row["model_name"]), _cell(words.device(row)), _cell(words.workload(row)), median,
-            *[words.number(row[name]) for name in numbers], _cell("; ".join(words.marks(row))), _cell(row["run_id"]),
+            cell(row["model_name"]), cell(words.device(row)), cell(words.workload(row)), median,
+            *[words.number(row[name]) for name in numbers], cell("; ".join(words.marks(row))), cell(row["run_id"]),
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"
     yield ""
@@ -80,7 +80,7 @@ def _table(rows: Sequence[Row], configurations: int) -> Iterator[str]:
         yield ""
 
 
-def _cell(text: str | None) -> str:
+def cell(text: str | None) -> str:
     """Text as Markdown that shows exactly it, on one line; nothing that turns the writing round."""
     if text is None:
         return words.ABSENT
