@@ -224,7 +224,7 @@ def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
 def _bars(name: str, title: str, rows: Sequence[Row], column: str, axis: str) -> Drawn | NotDrawn:
     shown = sorted((r for r in rows if r[column] is not None), key=_by_model)[:MAX_BARS]
     if not shown:
-        return NotDrawn(title=title, reason=f"no ranked result has a {column}")
+        return NotDrawn(title=title, reason=f"no ranked result has {column}")
     figure, axes = _new(len(shown))
     axes.barh(range(len(shown)), [row[column] for row in shown], color=SERIES[0], height=0.6)
     _name_rows(axes, shown)
@@ -329,6 +329,12 @@ def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
     if min(values) > 0 and max(values) / min(values) > WIDE:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        # Plain numbers: the usual powers of ten are math text, which is off for the sake of names with dollar signs.
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(left=0)

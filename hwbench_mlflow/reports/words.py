@@ -107,5 +107,6 @@ def provenance(row: Row) -> list[tuple[str, str]]:
     lines = [(name, ABSENT if row[column] is None else str(row[column])) for name, column in names.items()]
     if row["energy_j"] is not None:
         lines.append(("energy", f"{number(row['energy_j'], 'J')} by {row['energy_method']}: {row['energy_scope']}"))
+    lines += [("note", mark) for mark in marks(row)]
     lines += [("warning", str(text)) for text in row["warnings"] or ()]
     return [*lines, ("check it", f"hwbench verify {row['run_id']}")]
