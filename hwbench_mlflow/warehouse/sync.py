@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
-BATCH_RUNS = 10_000
+BATCH_RUNS = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
