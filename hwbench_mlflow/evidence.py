@@ -25,7 +25,7 @@ from hwbench_mlflow.errors import CorruptEvidence
 from hwbench_mlflow.index import OPTIONAL_TAGS, VERDICT_TAG, ResultIndex, index_of
 from hwbench_mlflow.metrics import METRICS
 from hwbench_mlflow.model import BenchmarkResult, Finding, SampleSet, Verdict, VerdictState
-from hwbench_mlflow.verdict import CONTRADICTED, UNVERIFIED, combine, judge_result
+from hwbench_mlflow.verdict import CONTRADICTED, UNVERIFIED, combine, impossible, judge_result
 
 FOLDER = "hwbench"
 RESULT_FILE = "result.json"
@@ -90,14 +90,20 @@ def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring
     else:
         result, samples = _decoded(case, artifacts)
         signature = _signed(case, artifacts, keyring, result)
-    measured = None
-    if result is not None and samples is not None:
-        measured = judge_result(result, samples)
-        case.findings.extend(measured.findings)
-    if run is not None:
-        _bound(case, artifacts, run, keyring)
-        if result is not None:
-            _indexed(case, run, index_of(result, sha256(artifacts[RESULT_FILE]), measured or Verdict(state=UNVERIFIED)))
+    try:
+        absurd = impossible(result) if result is not None else ()
+        case.findings.extend(absurd)
+        measured = None
+        if result is not None and samples is not None and not absurd:
+            measured = judge_result(result, samples)
+            case.findings.extend(measured.findings)
+        if run is not None:
+            _bound(case, artifacts, run, keyring)
+            if result is not None and not absurd:
+                expected = index_of(result, sha256(artifacts[RESULT_FILE]), measured or Verdict(state=UNVERIFIED))
+                _indexed(case, run, expected, measured)
+    except ArithmeticError as error:
+        case.add("shape", CONTRADICTED, f"{RESULT_FILE} holds numbers that cannot be computed with: {error}")
     return Judgement(verdict=combine(case.findings), result=result, samples=samples, signature=signature)
 
 
@@ -133,8 +139,10 @@ def _signed(
         return found
     if found.statement.predicate_type != RESULT_PREDICATE:
         case.add("signature", CONTRADICTED, "what was signed is not a benchmark result")
-    signed = {name: sha256(artifacts[name]) for name in SIGNED_FILES if name in artifacts}
-    if dict(found.statement.subjects) != signed:
+    subjects = dict(found.statement.subjects)
+    # A file that is missing was said above, and proves nothing either way; one that is there must be the signed one.
+    other = any(subjects.get(name) != sha256(artifacts[name]) for name in SIGNED_FILES if name in artifacts)
+    if other or subjects.keys() != set(SIGNED_FILES):
         case.add("signature", CONTRADICTED, "what was signed are not these files")
     elif result is not None and found.statement.predicate.get("result_id") != result.result_id:
         case.add("signature", CONTRADICTED, "what was signed is another result")
@@ -178,15 +186,15 @@ def _trusted(case: _Case, found: SignatureCheck, what: str) -> None:
         case.add(KEY_RULE, UNVERIFIED, f"{what}: {found.reason}")
 
 
-def _indexed(case: _Case, run: RunIndex, expected: ResultIndex) -> None:
+def _indexed(case: _Case, run: RunIndex, expected: ResultIndex, measured: Verdict | None) -> None:
     """The run's params, metrics and tags against those that the result makes.
 
     The expected verdict tag is what the measurement alone comes to: who signed it, and what became of the
-    run since, are findings of their own.
+    run since, are findings of their own. Where it cannot be known (None), any tag is neither right nor wrong.
     """
     for effect, reason in (
         *_strings("param", expected.params, run.params, frozenset(run.params)),
-        *_tags(expected, run.tags),
+        *_tags(expected, run.tags, measured),
         *_points(expected, run.metrics),
     ):
         case.add("index", effect, reason)
@@ -205,17 +213,19 @@ def _strings(
             yield CONTRADICTED, f"{what} {name} says {found[name][:80]!r}, the evidence nothing of it"
 
 
-def _tags(expected: ResultIndex, found: Mapping[str, str]) -> Iterator[tuple[VerdictState, str]]:
+def _tags(
+    expected: ResultIndex, found: Mapping[str, str], measured: Verdict | None
+) -> Iterator[tuple[VerdictState, str]]:
     tags = {name: value for name, value in expected.tags.items() if name != VERDICT_TAG}
     yield from _strings("tag", tags, found, OPTIONAL_TAGS)
     if "simulation_reason" in found and "simulation_reason" not in tags:
         yield CONTRADICTED, "tag simulation_reason is set on a result that is not simulated"
-    said, measured = found.get(VERDICT_TAG), expected.tags[VERDICT_TAG]
+    said = found.get(VERDICT_TAG)
     if said is None:
         yield UNVERIFIED, f"tag {VERDICT_TAG} is missing"
-    elif said not in {measured, str(UNVERIFIED)}:
+    elif measured is not None and said not in {str(measured.state), str(UNVERIFIED)}:
         # A result that was logged unverified, because its key was not trusted then, may say so for ever.
-        yield CONTRADICTED, f"tag {VERDICT_TAG} says {said[:80]!r}, the evidence {measured!r}"
+        yield CONTRADICTED, f"tag {VERDICT_TAG} says {said[:80]!r}, the evidence {str(measured.state)!r}"
 
 
 def _points(expected: ResultIndex, found: Mapping[str, Sequence[float]]) -> Iterator[tuple[VerdictState, str]]:

@@ -70,6 +70,28 @@ def judge_result(result: BenchmarkResult, samples: SampleSet) -> Verdict:
     return combine(finding for rule in RULES for finding in rule(result, samples))
 
 
+def impossible(result: BenchmarkResult) -> tuple[Finding, ...]:
+    """What no measurement can say of itself, whoever signed it; with any of it nothing else of the result means anything.
+
+    Each rule and the index may then divide by these numbers.
+    """
+    counts = {
+        "batch size": [result.workload.batch_size],
+        "number of bytes": [result.model.min_bytes],
+        "number of threads": [w.facts.threads for w in result.workers],
+        "number of runs a sample": [w.runs_per_sample for w in result.workers],
+        "window": [w.window_ns for w in result.workers],
+        "witnessed time": [w.witness.wall_ns for w in result.workers],
+        "scaling time": [point.median_ns for w in result.workers for point in w.scaling],
+        "scaling batch": [point.batch_size for w in result.workers for point in w.scaling],
+    }
+    return tuple(
+        Finding(rule="shape", effect=CONTRADICTED, reason=f"a {what} of {bad[0]} is none")
+        for what, values in counts.items()
+        if (bad := [value for value in values if value <= 0])
+    )
+
+
 def combine(findings: Iterable[Finding]) -> Verdict:
     """One verdict from findings: contradicted over simulated over unverified over verified."""
     order = (CONTRADICTED, SIMULATED, UNVERIFIED)

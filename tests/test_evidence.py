@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hwbench_mlflow import evidence
-from hwbench_mlflow.attest import Keyring, SigningKey
+from hwbench_mlflow.attest import RESULT_PREDICATE, Keyring, SigningKey, canonical_json, make_statement, sign
 from hwbench_mlflow.bundle import read_bundle, write_bundle
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import CorruptEvidence, UsageError
@@ -101,7 +104,8 @@ EDITS: list[tuple[str, Callable[[Logged], Logged], VerdictState, str]] = [
     ("metric-invented", points("energy_j_per_item", 0.001), C, "energy_j_per_item"),
     ("metric-lost", points("latency_ms_p50"), U, "metric latency_ms_p50 is missing"),
     ("samples-edited", file("samples.json", lambda d: d.replace(b"10000000", b"10000001", 1)), C, "digests"),
-    ("samples-gone", without("samples.json"), C, "not these files"),
+    ("samples-gone", without("samples.json"), U, "samples.json is missing"),
+    ("signed-other-names", lambda r: ({**r[0], "samples.json": b"{}"}, r[1]), C, "not these files"),
     ("result-edited", file("result.json", lambda d: d.replace(b"Test CPU", b"Best CPU")), C, "not these files"),
     ("result-garbage", file("result.json", lambda d: d[:-9]), C, "is not the one this run was logged with"),
     ("result-gone", without("result.json"), U, "result.json is missing"),
@@ -120,6 +124,88 @@ def test_an_edit_is_seen(
 ) -> None:
     found = judge(*edit(logged(key)), keyring).verdict
     assert found.state is state, found.reasons
+    assert any(reason in said for said in found.reasons), found.reasons
+
+
+NUMBERS = [0, -1, 1, 2**31, 2**63, 10**30, 10**400, 0.0, -0.5, 1e-300, 1e200, -1e308, 1e308]
+"""What a forger may write where a number is."""
+
+
+def _leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of everything that can be made absurd in decoded JSON: numbers, and lists (which can be emptied)."""
+    found = []
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            found += _leaves(inner, (*path, name))
+    elif isinstance(value, list):
+        found.append(path)
+        if value:
+            found += _leaves(value[0], (*path, 0))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found.append(path)
+    return found
+
+
+def _with(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
+    if not path:
+        return [] if isinstance(value, list) else new
+    if isinstance(value, list):
+        at = int(path[0])
+        return [*value[:at], _with(value[at], path[1:], new), *value[at + 1 :]] if value else value
+    return {**value, path[0]: _with(value[path[0]], path[1:], new)} if path[0] in value else value
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_signed_but_absurd_result_is_a_verdict_and_never_a_crash(
+    data: st.DataObject, key: SigningKey, keyring: Keyring
+) -> None:
+    """Whoever has a trusted key may sign anything; what cannot be computed with must not stop a sync of the rest."""
+    result, samples = (json.loads(encode(part)) for part in honest())
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole = {"result": result, "samples": samples}
+        whole = _with(whole, data.draw(st.sampled_from(_leaves(whole))), data.draw(st.sampled_from(NUMBERS)))
+        result, samples = whole["result"], whole["samples"]
+    raw = canonical_json(samples)
+    result["samples_sha256"] = sha256(raw)
+    files = {"result.json": canonical_json(result), "samples.json": raw}
+    statement = make_statement(
+        {name: sha256(content) for name, content in files.items()},
+        RESULT_PREDICATE,
+        {"result_id": result["result_id"]},
+    )
+    files["attestation.dsse.json"] = sign(statement, key)
+    _, run = logged(key)
+    judge(files, None, keyring)
+    run = replace(run, params={**run.params, evidence.DIGEST_PARAM: sha256(files["result.json"])})
+    files["binding.dsse.json"] = bind(files, result["result_id"], RUN_ID, "2026-01-01T00:00:00+00:00", key)
+    judge(files, run, keyring)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: replace(r, workload=replace(r.workload, batch_size=0)), "a batch size of 0 is none"),
+        (
+            lambda r: replace(r, workers=tuple(replace(w, facts=replace(w.facts, threads=0)) for w in r.workers)),
+            "a number of threads of 0 is none",
+        ),
+        (
+            lambda r: replace(r, workers=tuple(replace(w, runs_per_sample=0) for w in r.workers)),
+            "a number of runs a sample of 0 is none",
+        ),
+        (lambda r: replace(r, workers=()), "no worker measured"),
+    ],
+)
+def test_what_no_measurement_can_say_is_never_verified(
+    change: Callable[[Any], Any], reason: str, key: SigningKey, keyring: Keyring
+) -> None:
+    result, samples = honest()
+    files = seal(change(result), samples, key)
+    _, run = logged(key)
+    files[evidence.BINDING_FILE] = bind(files, result.result_id, RUN_ID, result.finished_at, key)
+    found = judge(files, run, keyring).verdict
+    assert found.state is VerdictState.CONTRADICTED
     assert any(reason in said for said in found.reasons), found.reasons
 
 

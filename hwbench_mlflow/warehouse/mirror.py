@@ -40,8 +40,15 @@ class Plan:
         return not (self.added or self.changed or self.removed or self.experiments_differ)
 
 
-def plan(connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: int, scoped: bool) -> Plan:
-    """Fingerprint the candidates and list those to write in ``s_changed (run_uuid, batch, is_new, fp_*)``."""
+def plan(
+    connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: int, scoped: bool, exact: bool = False
+) -> Plan:
+    """Fingerprint the candidates and list those to write in ``s_changed (run_uuid, batch, is_new, fp_*)``.
+
+    ``exact`` also compares the rows themselves, so that what was edited in the mirror by hand is written again; every
+    run in scope must then be a candidate.
+    """
+    _drifted(connection, exact)
     for table in CHILDREN:
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE f_{table} AS SELECT run_uuid, sum({row_hash(table)}::HUGEINT) AS fp "
@@ -61,7 +68,7 @@ def plan(connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: 
                    ((row_number() OVER (ORDER BY n.start_time, n.run_uuid) - 1) // {int(batch_runs)})::INTEGER AS batch
             FROM n LEFT JOIN mlflow.run_state o ON o.run_uuid = n.run_uuid AND o.engine = ?
                    LEFT JOIN mlflow.runs m ON m.run_uuid = n.run_uuid
-            WHERE o.run_uuid IS NULL OR {differs}""",
+            WHERE o.run_uuid IS NULL OR {differs} OR n.run_uuid IN (FROM s_drifted)""",
         [engine()],
     )
     for table in CHILDREN:
@@ -76,6 +83,18 @@ def plan(connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: 
         batches=rows[0][2],
         experiments_differ=_experiments_differ(connection, scoped),
     )
+
+
+def _drifted(connection: DuckDBPyConnection, exact: bool) -> None:
+    """``s_drifted``: runs whose mirrored rows are not the staged ones, whatever their fingerprints say."""
+    connection.execute("CREATE OR REPLACE TEMP TABLE s_drifted (run_uuid VARCHAR)")
+    if not exact:
+        return
+    for table in ("runs", *CHILDREN):
+        columns = ", ".join(f'"{c}"' for c in MIRROR[table])
+        sides = f"SELECT {columns} FROM s_{table}", f"SELECT {columns} FROM mlflow.{table}"
+        for one, other in (sides, sides[::-1]):
+            connection.execute(f"INSERT INTO s_drifted SELECT DISTINCT run_uuid FROM ({one} EXCEPT ALL {other})")
 
 
 def _experiments_differ(connection: DuckDBPyConnection, scoped: bool) -> bool:

@@ -220,6 +220,16 @@ class Stage:
             for table in CHILDREN
         }
 
+    def stray_runs(self) -> list[str]:
+        """Runs that have rows in a child table of the mirror and are in neither ``runs``: a hand put them there."""
+        return [
+            r[0]
+            for r in self.connection.execute(
+                f"SELECT run_uuid FROM ({' UNION '.join(f'SELECT run_uuid FROM mlflow.{t}' for t in CHILDREN)}) "
+                "WHERE run_uuid NOT IN (SELECT run_uuid FROM mlflow.runs UNION SELECT run_uuid FROM s_runs)"
+            ).fetchall()
+        ]
+
     def missing_runs(self, experiments: Sequence[str]) -> list[str]:
         """Runs of the mirror that ``s_runs`` does not list, within the scope."""
         scope = ""

@@ -192,7 +192,12 @@ class _Sync:
         gone = self.reader.confirm_gone(missing) if missing else set()
         for run_id in set(missing) - gone:
             self.say(f"run {run_id} was not listed, but the store still knows it: kept as it is")
-        return mirror.plan(self.connection, sorted(gone), batch_runs=self.options.batch_runs, scoped=scoped)
+        exact = self.options.mode is Mode.FULL
+        if exact:
+            gone = gone | set(stage.stray_runs())
+        return mirror.plan(
+            self.connection, sorted(gone), batch_runs=self.options.batch_runs, scoped=scoped, exact=exact
+        )
 
     def _write(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
         for batch in range(plan.batches):

@@ -67,6 +67,7 @@ CASES: dict[str, Callable[[str, Path], None]] = {"search_runs": search_runs, "ba
 def one(case: str, uri: str, db: Path) -> None:
     """Run a case here; print its seconds (imports of duckdb and the driver excluded) and this process's peak."""
     import duckdb  # noqa: F401
+    from adbc_driver_sqlite import dbapi  # noqa: F401
 
     if case == "search_runs":
         import mlflow  # noqa: F401

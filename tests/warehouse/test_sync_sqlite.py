@@ -171,6 +171,31 @@ def test_fast_misses_an_edited_tag_and_full_catches_a_param_edited_by_sql(
     equals_fresh(store, db)
 
 
+EDITS_BY_HAND = (
+    "UPDATE mlflow.tags SET value = 'forged' WHERE key = 'u'",
+    "DELETE FROM mlflow.params",
+    "UPDATE mlflow.runs SET status = 'KILLED'",
+    "UPDATE mlflow.metric_history SET value = value / 2",
+    "INSERT INTO mlflow.latest_metrics SELECT run_uuid, 'invented', 1, 0, 0, false FROM mlflow.runs",
+    "INSERT INTO mlflow.tags VALUES ('no such run', 'k', 'v')",
+)
+
+
+@pytest.mark.parametrize("edit", EDITS_BY_HAND)
+def test_a_full_sync_repairs_what_a_hand_changed_in_the_mirror(
+    edit: str, bench: Bench, store: Path, tmp_path: Path
+) -> None:
+    db = tmp_path / "w.duckdb"
+    sync(SqliteReader(store), db)
+    with duckdb.connect(str(db)) as connection:
+        connection.execute(edit)
+    assert verify_store(SqliteReader(store), db), "the edit is there to be seen"
+    sync(SqliteReader(store), db, SyncOptions(mode=Mode.FULL))
+    assert not verify_store(SqliteReader(store), db)
+    equals_fresh(store, db)
+    assert sync(SqliteReader(store), db, SyncOptions(mode=Mode.FULL)).up_to_date
+
+
 def test_a_fast_sync_does_not_hide_from_the_next_what_it_did_not_look_for(
     bench: Bench, store: Path, tmp_path: Path
 ) -> None:
