@@ -71,7 +71,7 @@ def judge_result(result: BenchmarkResult, samples: SampleSet) -> Verdict:
 
 
 def impossible(result: BenchmarkResult) -> tuple[Finding, ...]:
-    """What no measurement can say of itself, whoever signed it; with any of it nothing else of the result means anything.
+    """What no measurement can say of itself, whoever signed it; with any of it, nothing else means anything.
 
     Each rule and the index may then divide by these numbers.
     """
