@@ -48,19 +48,11 @@ from hwbench_mlflow.attest import (
     parse_public_key,
 )
 from hwbench_mlflow.errors import KeyTrouble, UsageError
+from hwbench_mlflow.home import default_home
 
 PRIVATE_KEY_FILE = "signing_key.pem"
 _KEYID = re.compile(r"[0-9a-f]{64}")
 _KEYID_PREFIX = re.compile(r"[0-9a-f]{8,64}")
-
-
-def default_home() -> Path:
-    """``HWBENCH_HOME``, else the user's configuration directory for hwbench."""
-    if configured := os.environ.get("HWBENCH_HOME"):
-        return Path(configured).expanduser()
-    from platformdirs import user_config_dir
-
-    return Path(user_config_dir("hwbench"))
 
 
 def load_keyring(home: Path | None = None) -> Keyring:

@@ -23,6 +23,7 @@ from hwbench_mlflow.attest import (
     parse_public_key,
     sign,
 )
+from hwbench_mlflow.home import default_home
 from hwbench_mlflow.errors import KeyTrouble, UsageError
 
 STATEMENT = make_statement({"result.json": "a1" * 32}, RESULT_PREDICATE, {"result_id": "r-1"})
@@ -133,9 +134,9 @@ def test_looking_makes_nothing(home: Path) -> None:
 
 def test_home_is_the_variable_or_the_user_s_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HWBENCH_HOME", str(tmp_path / "x"))
-    assert keystore.default_home() == tmp_path / "x"
+    assert default_home() == tmp_path / "x"
     monkeypatch.setenv("HWBENCH_HOME", "")
-    assert keystore.default_home().name == "hwbench"
+    assert default_home().name == "hwbench"
 
 
 def test_a_key_whose_record_was_lost_is_trusted_again(home: Path) -> None:
