@@ -283,7 +283,9 @@ class ExecutionWitness:
     CPU-side: ``process_cpu_ns`` is CPU time of all threads; ``run_delay_ns`` the time they were
     runnable but not running (Linux schedstat). Device-side values come from a separate profiled
     pass (``kernel_*``), the vendor's management library (``pid_on_device``, ``energy_j``,
-    ``utilization_max``) or the compiled model (``execution_devices``, ``executed_node_types``).
+    ``utilization_max``), the compiled model (``execution_devices``, ``executed_node_types``) or the
+    log of an ONNX session (``placement``: nodes by execution provider). ``helper_cpu_ns`` is the CPU
+    time of other processes that compute for the worker: a browser's.
     """
 
     wall_ns: int
@@ -303,6 +305,8 @@ class ExecutionWitness:
     execution_devices: tuple[str, ...] = ()
     executed_node_types: dict[str, int] = field(default_factory=dict)
     executed_precisions: dict[str, int] = field(default_factory=dict)
+    placement: dict[str, int] = field(default_factory=dict)
+    helper_cpu_ns: int | None = None
     properties: dict[str, str] = field(default_factory=dict)
 
 

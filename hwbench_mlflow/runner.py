@@ -218,7 +218,8 @@ def settle_weights(workload: Workload, found: Weights) -> tuple[Workload, tuple[
 
 def lock_name(device: Device) -> str:
     """What two benchmarks must not share: one name for every platform that computes on the host's CPU."""
-    if device.platform is Platform.CPU or (device.platform is Platform.OPENVINO and device.id == "CPU"):
+    computes = (device.platform, device.id) in ((Platform.OPENVINO, "CPU"), (Platform.WEBNN, "cpu"))
+    if device.platform is Platform.CPU or computes or device.emulation_reason is not None:
         return "cpu"
     return device.uuid or f"{device.platform}-{device.id}"
 

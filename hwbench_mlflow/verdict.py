@@ -62,6 +62,9 @@ nor possible: something else held the machine while the small batch ran."""
 
 GPU_PLATFORMS = frozenset({Platform.CUDA, Platform.ROCM})
 
+BROWSER_PROVIDERS = {Platform.WEBGPU: "WebGpuExecutionProvider", Platform.WEBNN: "WebNNExecutionProvider"}
+"""onnxruntime's names of the providers that compute on these platforms."""
+
 Rule = Callable[[BenchmarkResult, SampleSet], Iterator[Finding]]
 
 
@@ -303,14 +306,20 @@ def _cpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="the worker claims more CPU time than it was given")
         if not _on_host_cpu(result):
             continue
-        busy = (seen.process_cpu_ns + (seen.run_delay_ns or 0)) / seen.wall_ns if seen.wall_ns > 0 else 0.0
+        used = seen.process_cpu_ns
+        if result.request.platform is Platform.WEBNN:
+            if seen.helper_cpu_ns is None:
+                yield Finding(rule=rule, effect=UNVERIFIED, reason="the browser's CPU time was not read")
+                continue
+            used += seen.helper_cpu_ns
+        busy = (used + (seen.run_delay_ns or 0)) / seen.wall_ns if seen.wall_ns > 0 else 0.0
         if busy < MIN_CPU_FRACTION:
             yield Finding(
                 rule=rule,
                 effect=CONTRADICTED,
                 reason=f"the worker used the CPU {busy:.0%} of the window: it waited instead of computing",
             )
-        if seen.process_cpu_ns > 1.05 * seen.wall_ns * result.host.cpu_count_logical + CLOCK_SLACK_NS:
+        if used > 1.05 * seen.wall_ns * result.host.cpu_count_logical + CLOCK_SLACK_NS:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="more CPU time than the machine has")
 
 
@@ -367,6 +376,38 @@ def _openvino_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding
             yield Finding(rule=rule, effect=CONTRADICTED, reason=f"executed on {', '.join(seen.execution_devices)}")
         if not seen.executed_node_types:
             yield Finding(rule=rule, effect=UNVERIFIED, reason="the executed graph was not read")
+
+
+def _browser_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
+    platform = result.request.platform
+    if platform not in BROWSER_PROVIDERS:
+        return
+    rule, own = "execution", BROWSER_PROVIDERS[platform]
+    if platform is Platform.WEBNN and result.device.id != "cpu":
+        yield Finding(rule=rule, effect=UNVERIFIED, reason=f"WebNN does not say where {result.device.id} computes")
+    for worker in result.workers:
+        seen = worker.witness
+        elsewhere = sum(count for provider, count in seen.placement.items() if provider != own)
+        if not seen.placement:
+            yield Finding(rule=rule, effect=UNVERIFIED, reason="where the model's nodes were placed was not read")
+        elif not seen.placement.get(own):
+            yield Finding(rule=rule, effect=CONTRADICTED, reason=f"no node was placed on {own}")
+        elif elsewhere:
+            yield Finding(rule=rule, effect=CONTRADICTED, reason=f"{elsewhere} nodes were not placed on {own}")
+        if seen.kernel_count is None:
+            yield Finding(rule=rule, effect=UNVERIFIED, reason="the page's calls to the device were not counted")
+        elif seen.kernel_count == 0:
+            yield Finding(rule=rule, effect=CONTRADICTED, reason="the page gave the device nothing to do")
+        if seen.device_identity != result.device.name:
+            yield Finding(
+                rule=rule, effect=CONTRADICTED, reason=f"{seen.device_identity} ran, not {result.device.name}"
+            )
+        if platform is not Platform.WEBGPU:
+            continue
+        if seen.kernel_busy_ns is None or seen.kernel_wall_ns is None:
+            yield Finding(rule=rule, effect=UNVERIFIED, reason="the device's time stamps were not read")
+        elif not 0 < seen.kernel_busy_ns <= seen.kernel_wall_ns:
+            yield Finding(rule=rule, effect=UNVERIFIED, reason="the device's time is not within that of the pass")
 
 
 def _roofline_floor(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
@@ -464,8 +505,9 @@ def _parent_window_ns(worker: WorkerRecord) -> int:
 
 
 def _on_host_cpu(result: BenchmarkResult) -> bool:
-    return result.request.platform is Platform.CPU or (
-        result.request.platform is Platform.OPENVINO and result.device.id == "CPU"
+    return result.request.platform is Platform.CPU or (result.request.platform, result.device.id) in (
+        (Platform.OPENVINO, "CPU"),
+        (Platform.WEBNN, "cpu"),
     )
 
 
@@ -491,6 +533,7 @@ RULES: tuple[Rule, ...] = (
     _gpu_witness,
     _mps_witness,
     _openvino_witness,
+    _browser_witness,
     _roofline_floor,
     _scales_with_work,
     _simulation_is_said,

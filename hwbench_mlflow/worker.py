@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 import msgspec
 
 from hwbench_mlflow import protocol
+from hwbench_mlflow.backends.base import SelfTimed
 from hwbench_mlflow.backends.lookup import load as load_backend
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, HwbenchError, UsageError
 from hwbench_mlflow.host import thread_run_delay_ns
@@ -161,6 +162,9 @@ def _time_session(
     channel.expect(protocol.Go)
     window = _window(session, opening, runs_per_sample)
     channel.say(protocol.WindowOver())
+    if isinstance(session, SelfTimed):
+        samples, window.outputs = session.timed_samples()
+        window.samples_ns = array("q", samples)
     witness = session.witness_end(window.wall_ns, window.cpu_ns, window.run_delay_ns)
     timed = tuple(
         _sampled(session, output, opening.nonce, slot, staged[slot])
@@ -228,8 +232,11 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _
     delay = thread_run_delay_ns()
     cpu = process_time_ns()
     try:
-        loop = _single_runs if runs_per_sample == 1 else _blocks
-        samples, wall = loop(session, opening, runs_per_sample, outputs)
+        if isinstance(session, SelfTimed):
+            samples, wall = array("q"), _their_window(session, opening, runs_per_sample)
+        else:
+            loop = _single_runs if runs_per_sample == 1 else _blocks
+            samples, wall = loop(session, opening, runs_per_sample, outputs)
     finally:
         gc.enable()
     cpu = process_time_ns() - cpu
@@ -290,7 +297,26 @@ def _blocks(
             return samples, clock() - begin
 
 
+def _their_window(session: SelfTimed, opening: protocol.Open, runs_per_sample: int) -> int:
+    """A window on the session's own clock, which cannot have seen more time go by than this one."""
+    begin = perf_counter_ns()
+    wall = session.timed_window(
+        seconds=opening.seconds,
+        min_samples=max(opening.min_samples, opening.slots),
+        runs_per_sample=runs_per_sample,
+    )
+    seen = perf_counter_ns() - begin
+    if not 0 < wall <= seen:
+        raise BenchmarkFailed(
+            f"the session's clock says {wall / 1e9:.3f} s for a window of {seen / 1e9:.3f} s",
+            FailureCategory.WRONG_OUTPUT,
+        )
+    return wall
+
+
 def _timed_run(session: Session, slot: int) -> int:
+    if isinstance(session, SelfTimed):
+        return session.timed_run(slot)
     start = perf_counter_ns()
     session.run(slot)
     session.synchronize()

@@ -23,8 +23,8 @@ from hwbench_mlflow.attest import (
     parse_public_key,
     sign,
 )
-from hwbench_mlflow.home import default_home
 from hwbench_mlflow.errors import KeyTrouble, UsageError
+from hwbench_mlflow.home import default_home
 
 STATEMENT = make_statement({"result.json": "a1" * 32}, RESULT_PREDICATE, {"result_id": "r-1"})
 

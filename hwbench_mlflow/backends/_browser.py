@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class's name)
+    def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
 
 
@@ -228,9 +228,7 @@ class Page:
                 [operation, argument, timeout_ms],
             )
         except Error as error:
-            raise BenchmarkFailed(
-                f"the browser went away: {one_line(error.message)}", FailureCategory.CRASH
-            ) from error
+            raise BenchmarkFailed(f"the browser went away: {one_line(error.message)}", FailureCategory.CRASH) from error
         if "error" not in answer:
             return answer.get("value")
         if answer["kind"] == "timeout":
@@ -283,7 +281,7 @@ def open_page(arguments: Sequence[str]) -> Iterator[Page]:
         stack.callback(server.close)
         server.files.folders = {".": page_files, "./ort": runtime}
         try:
-            driver = stack.enter_context(sync_playwright())
+            driver = stack.enter_context(_driver(sync_playwright))
             browser = driver.chromium.launch(
                 executable_path=str(executable),
                 headless=True,
@@ -305,8 +303,27 @@ def open_page(arguments: Sequence[str]) -> Iterator[Page]:
         opened = Page(page, server, version=browser.version, system=system)
         clock = opened.ask("clock", timeout_ms=START_TIMEOUT_MS)
         if clock["isolated"] is not True:
-            raise BenchmarkFailed("the page is not cross-origin isolated: its clock is too coarse", FailureCategory.CRASH)
+            raise BenchmarkFailed(
+                "the page is not cross-origin isolated: its clock is too coarse", FailureCategory.CRASH
+            )
         yield opened
+
+
+_running: list[Any] = []
+
+
+@contextlib.contextmanager
+def _driver(start: Callable[[], Any]) -> Iterator[Any]:
+    """playwright's driver: one a process, as two in one thread are refused. The first to come ends it."""
+    if _running:
+        yield _running[0]
+        return
+    with start() as driver:
+        _running.append(driver)
+        try:
+            yield driver
+        finally:
+            _running.clear()
 
 
 def _close(browser: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from hwbench_mlflow.model import (
     Availability,
@@ -59,6 +59,25 @@ class Session(Protocol):
     def witness_end(self, wall_ns: int, process_cpu_ns: int, run_delay_ns: int | None) -> ExecutionWitness:
         """Called after the timed window with what the worker measured of itself; may run further
         passes (a profiled one), which are not timed. Returns what was seen of where it ran."""
+        ...
+
+
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A session whose work is out of this process's reach, such as a page's in a browser: asking for a run takes as
+    long as a short run does, so the loop is there and the clock with it. Everything it says is bounded by the clocks
+    of the worker and of its parent."""
+
+    def timed_run(self, slot: int) -> int:
+        """One inference, finished: ns on the session's own clock."""
+        ...
+
+    def timed_window(self, *, seconds: float, min_samples: int, runs_per_sample: int) -> int:
+        """The timed window: inferences on alternating slots, ``runs_per_sample`` a sample. Returns its ns."""
+        ...
+
+    def timed_samples(self) -> tuple[Sequence[int], list[object | None]]:
+        """The last window's samples in ns, and the last output of each slot, for :meth:`Session.fetch`."""
         ...
 
 

@@ -22,8 +22,8 @@ BUILT_IN: dict[str, str] = {
     "mps": "hwbench_mlflow.backends.mps:MpsBackend",
     "openvino": "hwbench_mlflow.backends.openvino:OpenvinoBackend",
     "qnn": "hwbench_mlflow.backends.unbuilt:QnnBackend",
-    "webnn": "hwbench_mlflow.backends.unbuilt:WebnnBackend",
-    "webgpu": "hwbench_mlflow.backends.unbuilt:WebgpuBackend",
+    "webnn": "hwbench_mlflow.backends.webnn:WebnnBackend",
+    "webgpu": "hwbench_mlflow.backends.webgpu:WebgpuBackend",
     "fake": "hwbench_mlflow.backends.fake:FakeBackend",
 }
 """Name -> ``package.module:Class``. The same names as the entry points in ``pyproject.toml``."""

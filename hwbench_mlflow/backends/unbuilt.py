@@ -1,4 +1,4 @@
-"""Platforms that hwbench names and cannot drive yet: qnn, webnn, webgpu.
+"""Platforms that hwbench names and cannot drive yet: qnn.
 
 Their probes say so and nothing else: a device, a package or a browser on this machine changes
 nothing as long as no code here can execute on it. Imports no vendor SDK.
@@ -47,15 +47,3 @@ class QnnBackend(_UnbuiltBackend):
     """Qualcomm's QNN, through onnxruntime-qnn: not built yet."""
 
     platform: ClassVar[Platform] = Platform.QNN
-
-
-class WebnnBackend(_UnbuiltBackend):
-    """WebNN in a browser: not built yet."""
-
-    platform: ClassVar[Platform] = Platform.WEBNN
-
-
-class WebgpuBackend(_UnbuiltBackend):
-    """WebGPU in a browser: not built yet."""
-
-    platform: ClassVar[Platform] = Platform.WEBGPU

@@ -97,7 +97,6 @@ def make(rotate: bool) -> None:
     Example: hwbench keys make --rotate
     """
     from hwbench_mlflow import keystore
-    from hwbench_mlflow.home import default_home
 
     key = keystore.make_key(rotate=rotate)
     click.echo(f"Made the signing key of {key.public.name}; it is trusted here.", err=True)
@@ -113,7 +112,6 @@ def export(output: Path | None, as_json: bool) -> None:
     Example: hwbench keys export -o lab.pem
     """
     from hwbench_mlflow import keystore
-    from hwbench_mlflow.home import default_home
     from hwbench_mlflow.errors import UsageError
 
     key = keystore.signing_key().public
@@ -140,7 +138,6 @@ def trust(file: str, name: str | None, keyid: str | None) -> None:
     Example: hwbench keys trust lab.pem --name "the lab's H100"
     """
     from hwbench_mlflow import keystore
-    from hwbench_mlflow.home import default_home
     from hwbench_mlflow.attest import MAX_KEY_BYTES, parse_public_key
     from hwbench_mlflow.errors import Refused
 
@@ -165,7 +162,6 @@ def revoke(keyid: str, reason: str | None) -> None:
     Example: hwbench keys revoke 3f2a90c1 --reason "the laptop was stolen"
     """
     from hwbench_mlflow import keystore
-    from hwbench_mlflow.home import default_home
 
     revocation = keystore.revoke(keyid, reason=reason)
     why = revocation.reason or "no reason given"
