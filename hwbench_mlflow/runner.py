@@ -188,7 +188,9 @@ def choose_device(found: Availability, asked: str | None) -> Device:
     if all(device.id != wanted for device in found.devices):
         listed = ", ".join(device.id for device in found.devices)
         absent = replace(found, status=AvailabilityStatus.NO_DEVICE, reason=f"there is no device {wanted}")
-        raise HardwareUnavailable(f"{found.platform} has no device {wanted}", absent, remedy=f"It has: {listed}")
+        raise HardwareUnavailable(
+            f"{found.platform} has no device {wanted} ({found.reason})", absent, remedy=f"It has: {listed}"
+        )
     device = found.verified_device(wanted)
     if device is None:
         reasons = "; ".join(check.reason for check in found.checks if check.device_id == wanted)

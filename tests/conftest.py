@@ -13,6 +13,9 @@ import pytest
 REQUIRED = frozenset(filter(None, os.environ.get("HWBENCH_REQUIRE_BACKENDS", "").split(",")))
 """Backends whose absence is a failure here, and not a skip."""
 
+WEBNN_BROWSER = os.environ.get("HWBENCH_TEST_WEBNN_BROWSER")
+"""A browser that has a WebNN backend: Debian's Chromium has none."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -49,6 +49,8 @@ DEVICES = {
     Platform.CUDA: Device(platform=Platform.CUDA, id="cuda:0", name="Test GPU", vendor="NVIDIA", uuid="GPU-1"),
     Platform.OPENVINO: Device(platform=Platform.OPENVINO, id="CPU", name="Test CPU", vendor="Test"),
     Platform.MPS: Device(platform=Platform.MPS, id="mps", name="Test Apple GPU", vendor="Apple"),
+    Platform.WEBGPU: Device(platform=Platform.WEBGPU, id="adapter", name="test adapter", vendor="test"),
+    Platform.WEBNN: Device(platform=Platform.WEBNN, id="cpu", name="Test CPU", vendor="Test"),
 }
 
 
@@ -61,6 +63,17 @@ def witness(platform: Platform) -> ExecutionWitness:
         )  # fmt: skip
     if platform is Platform.OPENVINO:
         return dataclasses.replace(base, execution_devices=("CPU",), executed_node_types={"FullyConnected": 12})
+    if platform is Platform.WEBGPU:
+        return dataclasses.replace(
+            base, process_cpu_ns=WINDOW_NS // 100, helper_cpu_ns=WINDOW_NS // 10, kernel_count=34,
+            kernel_busy_ns=8 * MS, kernel_wall_ns=11 * MS, device_identity="test adapter",
+            placement={"WebGpuExecutionProvider": 53},
+        )  # fmt: skip
+    if platform is Platform.WEBNN:
+        return dataclasses.replace(
+            base, process_cpu_ns=WINDOW_NS // 100, helper_cpu_ns=round(1.9 * WINDOW_NS), kernel_count=1,
+            device_identity="Test CPU", placement={"WebNNExecutionProvider": 1},
+        )  # fmt: skip
     if platform is Platform.MPS:
         return dataclasses.replace(base, device_memory_peak_bytes=10_000_000)
     return base

@@ -70,6 +70,20 @@ def emulated(result: BenchmarkResult) -> BenchmarkResult:
 
 C, U, S = VerdictState.CONTRADICTED, VerdictState.UNVERIFIED, VerdictState.SIMULATED
 CPU, CUDA, OV, MPS = Platform.CPU, Platform.CUDA, Platform.OPENVINO, Platform.MPS
+GPU, NN = Platform.WEBGPU, Platform.WEBNN
+
+
+def another_webnn_device(result: BenchmarkResult) -> BenchmarkResult:
+    device = replace(result.device, id="npu")
+    probe = replace(
+        result.availability, devices=(device,), checks=(replace(result.availability.checks[0], device_id="npu"),)
+    )
+    assert result.calibration is not None
+    return with_worker(
+        replace(result, device=device, availability=probe, calibration=replace(result.calibration, device_id="npu")),
+        facts=replace(result.workers[0].facts, device=device),
+    )
+
 
 FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
     # name, platform, verdict, the rule that has to see it, what was done
@@ -137,6 +151,20 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
     ("mps-empty", MPS, U, "execution", lambda r, s: (with_witness(r, device_memory_peak_bytes=0), s)),
     ("openvino-auto", OV, C, "execution", lambda r, s: (with_witness(r, execution_devices=("CPU", "GPU.0")), s)),
     ("openvino-no-nodes", OV, U, "execution", lambda r, s: (with_witness(r, executed_node_types={}), s)),
+    ("webgpu-unplaced", GPU, U, "execution", lambda r, s: (with_witness(r, placement={}), s)),
+    ("webgpu-by-wasm", GPU, C, "execution",
+     lambda r, s: (with_witness(r, placement={"CPUExecutionProvider": 53}), s)),
+    ("webgpu-partly-by-wasm", GPU, C, "execution",
+     lambda r, s: (with_witness(r, placement={"WebGpuExecutionProvider": 50, "CPUExecutionProvider": 3}), s)),
+    ("webgpu-no-dispatch", GPU, C, "execution", lambda r, s: (with_witness(r, kernel_count=0), s)),
+    ("webgpu-uncounted", GPU, U, "execution", lambda r, s: (with_witness(r, kernel_count=None), s)),
+    ("webgpu-unstamped", GPU, U, "execution", lambda r, s: (with_witness(r, kernel_busy_ns=None), s)),
+    ("webgpu-stamps-too-long", GPU, U, "execution", lambda r, s: (with_witness(r, kernel_busy_ns=SECOND), s)),
+    ("webgpu-other-adapter", GPU, C, "execution", lambda r, s: (with_witness(r, device_identity="SwiftShader"), s)),
+    ("webnn-slept", NN, C, "execution", lambda r, s: (with_witness(r, helper_cpu_ns=WINDOW_NS // 50), s)),
+    ("webnn-cpu-unread", NN, U, "execution", lambda r, s: (with_witness(r, helper_cpu_ns=None), s)),
+    ("webnn-too-much-cpu", NN, C, "execution", lambda r, s: (with_witness(r, helper_cpu_ns=9 * WINDOW_NS), s)),
+    ("webnn-npu", NN, U, "execution", lambda r, s: (another_webnn_device(r), s)),
     ("faster-than-peak", CPU, C, "roofline", lambda r, s: (replace(r, model=replace(r.model, flops=10**13)), s)),
     ("no-peak", CPU, U, "roofline", lambda r, s: (replace(r, calibration=None), s)),
     ("flops-not-counted", CPU, U, "roofline", lambda r, s: (replace(r, model=replace(r.model, flops=0)), s)),
@@ -163,7 +191,7 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("platform", [CPU, CUDA, OV, MPS])
+@pytest.mark.parametrize("platform", [CPU, CUDA, OV, MPS, GPU, NN])
 def test_an_honest_result_is_verified(platform: Platform) -> None:
     found = judge_result(*honest(platform))
     assert found.reasons == ()

@@ -43,6 +43,7 @@ PLACES = (
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
 RUNTIME_FILE = "ort.webgpu.min.mjs"
+RUNTIME_VERSION = "1.30.0"
 
 # Nothing that the browser does for itself belongs into a measurement, and none of it may leave the machine.
 ARGUMENTS = (
@@ -90,7 +91,7 @@ def runtime_folder() -> Path:
     looked = " and ".join(str(place) for place in places)
     raise BrowserMissing(
         f"onnxruntime-web is not installed (looked in {looked})",
-        f"npm install --prefix {default_home() / 'web'} onnxruntime-web@1.30.0",
+        f"npm install --prefix {default_home() / 'web'} onnxruntime-web@{RUNTIME_VERSION}",
     )
 
 

@@ -107,7 +107,7 @@ def placement(log: Sequence[str]) -> dict[str, int]:
 
 def _feeds(page: Page, slot: int, arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
     """Put one input set where the page can fetch it; returns what the worker needs to know of it."""
-    feeds = []
+    feeds: list[dict[str, Any]] = []
     for name, array in arrays.items():
         path = f"in/{slot}/{len(feeds)}"
         page.files.blobs[path] = array.tobytes()
@@ -155,6 +155,7 @@ class WebSession:
         start_ns: int,
     ) -> None:
         self._page = page
+        self._open = True
         self._device = device
         self._spec = sized_spec(model.input_spec, workload.batch_size)
         self._names = model.output_names
@@ -171,7 +172,6 @@ class WebSession:
         self._load_ns = time.perf_counter_ns() - begin
         self._slots = 0
         self._cpu_before: int | None = None
-        self._open = True
         self.properties = {
             "browser": f"Chromium {page.version}",
             "browser.switches": " --".join(page.command_line()),
@@ -185,15 +185,12 @@ class WebSession:
         } | {f"placement.{provider}": str(count) for provider, count in self._placement.items()}
 
     def _ask(self, operation: str, argument: Any = None) -> Any:
-        if not self._open_or_new():
+        if not self._open:
             raise BenchmarkFailed("the session is closed", FailureCategory.USAGE)
         try:
             return self._page.ask(operation, argument)
         except PageError as error:
             raise translate(error, f"{self._device.platform} in the browser cannot {operation}") from error
-
-    def _open_or_new(self) -> bool:
-        return getattr(self, "_open", True)
 
     def _refuse_fallback(self) -> None:
         """Every node has to be on the platform's provider. Which nodes are not is in no log that can be relied on."""
@@ -234,12 +231,12 @@ class WebSession:
 
     def timed_run(self, slot: int) -> int:
         """One inference: ns on the page's clock."""
-        return round(self._ask("run", slot) * 1e6)
+        return round(float(self._ask("run", slot)) * 1e6)
 
     def timed_window(self, *, seconds: float, min_samples: int, runs_per_sample: int) -> int:
         """The window in the page: ns on its clock."""
         asked = {"seconds": seconds, "minSamples": min_samples, "runsPerSample": runs_per_sample}
-        return round(self._ask("window", asked) * 1e6)
+        return round(float(self._ask("window", asked)) * 1e6)
 
     def timed_samples(self) -> tuple[Sequence[int], list[object | None]]:
         """The window's samples in ns; each slot stands for its last output."""

@@ -7,14 +7,14 @@ and ``npu`` a browser grants contexts that compute on the CPU and says nothing, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hwbench_mlflow import host
 from hwbench_mlflow.backends import _web
 from hwbench_mlflow.backends._browser import BrowserMissing, Page, PageError, open_page
-from hwbench_mlflow.backends._reference import failed_check, refuse
+from hwbench_mlflow.backends._reference import refuse
 from hwbench_mlflow.backends.cpu import calibrate_cpu
 from hwbench_mlflow.errors import BenchmarkFailed
 from hwbench_mlflow.model import (
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from hwbench_mlflow.backends.base import Session
     from hwbench_mlflow.workloads.base import LoadedModel
 
-DEVICE_TYPES = ("cpu", "gpu", "npu")
+CPU = "cpu"
+DEVICE_TYPES = (CPU, "gpu", "npu")
 ARGUMENTS = ("--enable-features=WebMachineLearningNeuralNetwork",)
 
 
@@ -46,19 +47,13 @@ class WebnnBackend:
         missing = _web.missing_packages()
         if missing is not None:
             return _web.not_installed(self.platform, missing)
-        devices: list[Device] = []
-        checks: list[DeviceCheck] = []
         try:
             with open_page(ARGUMENTS) as page:
-                refused = ""
-                for kind in DEVICE_TYPES:
-                    said = page.ask("context", kind)
-                    if "missing" in said:
-                        refused = refused or f"Chromium {page.version}: {said['missing']}"
-                        continue
-                    device = _device(kind, said["said"], page)
-                    devices.append(device)
-                    checks.append(_check(page, device))
+                said = {kind: page.ask("context", kind) for kind in DEVICE_TYPES}
+                version = page.version
+                device = _device(said["cpu"]["said"], page) if "missing" not in said["cpu"] else None
+                options = {"platform": "webnn", "deviceType": CPU}
+                check = _web.check(page, device, options, host.cpu_name()) if device is not None else None
         except BrowserMissing as error:
             return _web.not_installed(self.platform, error)
         except (BenchmarkFailed, PageError) as error:
@@ -68,39 +63,22 @@ class WebnnBackend:
                 reason=str(error.args[0]),
                 remedy="Check that the browser starts by itself, or name another one with --browser",
             )
-        if not devices:
-            return Availability(
-                platform=self.platform,
-                status=AvailabilityStatus.NO_DRIVER,
-                reason=refused,
-                remedy="A browser with a WebNN backend (Chrome or Edge on Windows, macOS or ChromeOS): --browser PATH",
-            )
-        passed = [check for check in checks if check.passed]
-        return Availability(
-            platform=self.platform,
-            status=AvailabilityStatus.AVAILABLE if passed else AvailabilityStatus.PROBE_FAILED,
-            reason=f"Chromium {page.version} ran WebNN on {', '.join(check.device_id for check in passed)}"
-            if passed
-            else checks[0].reason,
-            remedy=None if passed else "Try another browser with --browser",
-            devices=tuple(devices),
-            checks=tuple(checks),
-        )
+        return answer(version, said, device, check)
 
     @contextmanager
     def open(self, device: Device, workload: Workload, model: LoadedModel, threads: int | None) -> Iterator[Session]:
         """A browser of its own for the session: one that has lost a context refuses the next ones."""
-        if device.platform is not self.platform or device.id not in DEVICE_TYPES:
-            raise refuse(device, self.platform, DEVICE_TYPES)
+        if (device.platform, device.id) != (self.platform, CPU):
+            raise refuse(device, self.platform, [CPU])
         _web.require_fp32(self.platform, workload.precision)
         begin = time.perf_counter_ns()
         with _web.browser(self.platform, ARGUMENTS) as page:
             start_ns = time.perf_counter_ns() - begin
-            said = page.ask("context", device.id)
-            granted = _device(device.id, said["said"], page) if "missing" not in said else None
+            said = page.ask("context", CPU)
+            granted = _device(said["said"], page) if "missing" not in said else None
             if granted != device:
                 raise refuse(device, self.platform, [granted.name] if granted is not None else [])
-            options = {"platform": "webnn", "deviceType": device.id}
+            options = {"platform": "webnn", "deviceType": CPU}
             session = _web.WebSession(
                 page, granted, options, model=model, workload=workload, threads=threads, start_ns=start_ns
             )
@@ -111,28 +89,44 @@ class WebnnBackend:
 
     def calibrate(self, device: Device, precision: Precision, seconds: float) -> Calibration | None:
         """The CPU's peak by torch, where the device is the CPU."""
-        return calibrate_cpu(device, precision, seconds) if device.id == "cpu" else None
+        return calibrate_cpu(device, precision, seconds) if device.id == CPU else None
 
 
-def _device(kind: str, said: dict[str, str], page: Page) -> Device:
-    """The device behind a context: this machine's CPU, or whatever the browser does not say."""
-    name = host.cpu_name() if kind == "cpu" else f"WebNN {kind}, which the browser does not name"
-    return Device(
+def answer(
+    version: str, said: Mapping[str, Mapping[str, Any]], device: Device | None, check: DeviceCheck | None
+) -> Availability:
+    """What the contexts that were granted amount to. A context for anything but the CPU is never a device."""
+    mute = [kind for kind in DEVICE_TYPES if kind != CPU and "missing" not in said[kind]]
+    no_evidence = (
+        f"contexts for {' and '.join(mute)} are granted too, but the browser does not say where they compute: one that "
+        "has only the CPU grants them as well"
+    )
+    if device is None or check is None:
+        return Availability(
+            platform=Platform.WEBNN,
+            status=AvailabilityStatus.NO_DEVICE if mute else AvailabilityStatus.NO_DRIVER,
+            reason=f"Chromium {version}: {said[CPU]['missing']}" + (f"; {no_evidence}" if mute else ""),
+            remedy="A browser with a WebNN backend (Chrome or Edge on Windows, macOS or ChromeOS): --browser PATH",
+        )
+    ran = f"Chromium {version} ran WebNN on {device.name}" if check.passed else check.reason
+    return Availability(
         platform=Platform.WEBNN,
-        id=kind,
-        name=name,
-        vendor=host.cpu_vendor() if kind == "cpu" else None,
-        driver=f"Chromium {page.version}",
-        emulation_reason=host.cpu_emulation_reason() if kind == "cpu" else None,
-        details={f"context.{key}": value for key, value in said.items()},
+        status=AvailabilityStatus.AVAILABLE if check.passed else AvailabilityStatus.PROBE_FAILED,
+        reason=f"{ran}; {no_evidence}" if mute else ran,
+        remedy=None if check.passed else "Try another browser with --browser",
+        devices=(device,),
+        checks=(check,),
     )
 
 
-def _check(page: Page, device: Device) -> DeviceCheck:
-    if device.id != "cpu":
-        return failed_check(
-            device.id,
-            f"the browser grants a context for {device.id} and does not say where it computes: browsers that have "
-            "only a CPU grant it as well",
-        )
-    return _web.check(page, device, {"platform": "webnn", "deviceType": device.id}, host.cpu_name())
+def _device(said: Mapping[str, str], page: Page) -> Device:
+    """The device behind a context for the CPU: this machine's."""
+    return Device(
+        platform=Platform.WEBNN,
+        id=CPU,
+        name=host.cpu_name(),
+        vendor=host.cpu_vendor(),
+        driver=f"Chromium {page.version}",
+        emulation_reason=host.cpu_emulation_reason(),
+        details={f"context.{key}": value for key, value in said.items()},
+    )

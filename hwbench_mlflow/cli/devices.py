@@ -30,6 +30,7 @@ _PATH = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
     type=click.Choice([p.value for p in Platform]),
     help="Only this platform; may be given again.",
 )
+@click.option("--browser", default=None, help="webgpu, webnn: the browser's executable.")
 @click.option("as_json", "--json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--markdown", type=_PATH, metavar="FILE", help="Write the availability report as Markdown; - for stdout.")
 @click.option("--html", type=_PATH, metavar="FILE", help="Write it as an HTML page; - for stdout.")
@@ -41,6 +42,7 @@ _PATH = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 @click.option("--experiment", default=None, help="The experiment --log logs into.")
 def devices(  # noqa: PLR0917  # click passes options by keyword
     platforms: tuple[str, ...],
+    browser: str | None,
     as_json: bool,
     markdown: Path | None,
     html: Path | None,
@@ -59,7 +61,9 @@ def devices(  # noqa: PLR0917  # click passes options by keyword
     hwbench devices --html devices.html
     """
     from hwbench_mlflow import host
+    from hwbench_mlflow.cli.run import use_browser
 
+    use_browser(browser)
     if [as_json, markdown == STDOUT, html == STDOUT].count(True) > 1:
         raise click.UsageError("only one of --json, --markdown - and --html - goes to standard output")
     chosen = [Platform(name) for name in dict.fromkeys(platforms)] or list(Platform)

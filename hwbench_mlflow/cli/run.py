@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,7 @@ POSITIVE = OrEmpty(click.IntRange(min=1))
 @click.option("--model", required=True, help="An alias (bert, bert-tiny, gpt2, vit, ...), a hub name, or a folder.")
 @click.option("--hardware", required=True, type=click.Choice([p.value for p in Platform]), help="The platform.")
 @click.option("--device", type=OrEmpty(click.STRING), help="One device of it, as `hwbench devices` calls it.")
+@click.option("--browser", type=OrEmpty(click.STRING), help="webgpu, webnn: the browser's executable.")
 @click.option("--batch-size", type=BatchSizes(), default="1", show_default=True, help="Several give nested runs.")
 @click.option("--sequence-length", type=POSITIVE, help="Tokens; the model's default (128) if not given.")
 @click.option("--image-size", type=POSITIVE, help="Pixels; the model's default if not given.")
@@ -118,6 +120,7 @@ def run(**options: Any) -> None:
     """
     from hwbench_mlflow.keystore import load_keyring, signing_key
 
+    use_browser(options["browser"])
     batch_sizes, out = options["batch_size"], options["out"]
     if out is not None and len(batch_sizes) > 1:
         raise click.UsageError("--out takes one batch size: one file holds one result")
@@ -131,6 +134,12 @@ def run(**options: Any) -> None:
         session.run_all(requests)
     session.print_summary(as_json=options["as_json"])
     session.exit()
+
+
+def use_browser(executable: str | None) -> None:
+    """For this process and the workers that it starts."""
+    if executable is not None:
+        os.environ["HWBENCH_BROWSER"] = executable
 
 
 def _request(options: dict[str, Any], batch_size: int) -> RunRequest:

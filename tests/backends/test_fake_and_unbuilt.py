@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwbench_mlflow.backends.fake import DEVICE, EMULATION_REASON, FakeBackend
-from hwbench_mlflow.backends.unbuilt import QnnBackend, WebgpuBackend, WebnnBackend
+from hwbench_mlflow.backends.unbuilt import QnnBackend
 from hwbench_mlflow.model import AvailabilityStatus, Precision
 from hwbench_mlflow.workloads.base import InputSpec
 from tests.backends.tiny import tiny_model, tiny_workload
@@ -57,7 +57,7 @@ def test_its_probe_imports_neither_torch_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("backend", [QnnBackend, WebnnBackend, WebgpuBackend])
+@pytest.mark.parametrize("backend", [QnnBackend])
 def test_what_is_not_built_is_never_there(backend: Any) -> None:
     answer = backend().probe()
     assert answer.status is AvailabilityStatus.NOT_INSTALLED
