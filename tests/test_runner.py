@@ -52,7 +52,9 @@ def test_the_first_device_is_taken_where_none_is_named_and_the_named_one_else() 
 
 
 def test_a_device_that_is_not_there_is_never_replaced_by_another() -> None:
-    with pytest.raises(HardwareUnavailable, match=r"no device cuda:7\. It has: cuda:0, cuda:1") as caught:
+    with pytest.raises(
+        HardwareUnavailable, match=r"no device cuda:7 \(it computed\)\. It has: cuda:0, cuda:1"
+    ) as caught:
         choose_device(FOUND, "cuda:7")
     assert caught.value.availability.status is AvailabilityStatus.NO_DEVICE
 

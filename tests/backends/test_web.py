@@ -461,5 +461,5 @@ def test_webnn_runs_every_node_in_one_dispatch_on_the_cpu() -> None:
 def test_a_webnn_device_that_cannot_be_verified_is_not_measured() -> None:
     from hwbench_mlflow.runner import choose_device
 
-    with pytest.raises(HardwareUnavailable, match="webnn has no device npu .* does not say where they compute"):
+    with pytest.raises(HardwareUnavailable, match=r"webnn has no device npu .* does not say where they compute"):
         choose_device(WebnnBackend().probe(), "npu")
