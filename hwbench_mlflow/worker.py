@@ -164,7 +164,8 @@ def _time_session(
     opening = msgspec.structs.replace(
         opening, min_samples=_min_samples(request, opening, median(warm.tail) * runs_per_sample)
     )
-    server = _server(session, opening, request, median(warm.tail))
+    # The capacity that the search starts from is an upper end: a machine that was busy just now must not lower it.
+    server = _server(session, opening, request, min(median(warm.tail), median(warm.samples_ns)))
     # Before the parent reads its clock: with torch and transformers loaded this takes 0.2 s, and the parent
     # would see a window that much longer than the worker's.
     gc.collect()
