@@ -48,7 +48,7 @@ def test_late_queries_are_allowed_by_the_binomial_rule(queries: int) -> None:
                 - math.lgamma(queries - k + 1)
                 + k * math.log(0.01)
                 + (queries - k) * math.log(0.99)
-            )  # fmt: skip
+            )
             for k in range(count + 1)
         )
 

@@ -70,6 +70,10 @@ BITES: dict[str, tuple[str, str]] = {
     "aggregates.recompute": (
         "UPDATE latency_samples SET latency_ms = latency_ms * 0.999 " + ONE, "its samples have median",
     ),
+    "server.recompute": (
+        "UPDATE performance_results SET scenario = 'server', latency_bound_ms = 5, latency_percentile = 99, "
+        "offered_rate_per_s = 9, late_count = 0 " + ONE, "queries lack a time",
+    ),
     "findings.agree": ("INSERT INTO verdict_findings VALUES ('{run}', 0, 'r', 'unverified', 'x')", "1 findings and 0"),
     "time.not_ahead": ("UPDATE performance_results SET created_at = '2030-01-01' " + ONE, "after this gate"),
     "numbers.finite": ("UPDATE performance_results SET load_after = 'nan'::DOUBLE " + ONE, "load_after"),
