@@ -93,8 +93,10 @@ def server_lines(result: BenchmarkResult) -> list[tuple[str, str]]:
     else:
         rate = f"none is claimed: {stats.offered_rate_per_s:.4g} queries/s did not hold {bound} ({late})"
     tried = [
-        f"{trial.rate_per_s:.4g}/s {'held' if trial.held else 'not held'}"
-        + (f" ({trial.tail_ms:.3g} ms)" if trial.tail_ms is not None else "")
+        f"{trial.rate_per_s:.4g}/s held"
+        + (f" (p{work.latency_percentile} of {trial.queries}: {trial.tail_ms:.3g} ms)" if trial.tail_ms else "")
+        if trial.held
+        else f"{trial.rate_per_s:.4g}/s not held (given up when {trial.late} of {trial.finished} were late)"
         for trial in window.trials
     ]
     return [

@@ -66,10 +66,11 @@ def schedule(nonce: str, attempt: int, rate_per_s: float, count: int) -> tuple[i
 
 
 def planned_queries(profile: Profile, rate_per_s: float, percent: int) -> int:
-    """Queries in one worker's window: as many as arrive in its seconds, and enough for the percentile where
-    that takes no more than :data:`MAX_STRETCH` times as long."""
+    """Queries in one worker's window: as many as arrive in its seconds, and twice what the percentile needs where that
+    takes no more than :data:`MAX_STRETCH` times as long (with just enough of them one late query is all that the
+    binomial rule allows)."""
     in_time = rate_per_s * profile.seconds / profile.workers
-    enough = -(-PERCENTILE_MIN_SAMPLES[percent] // profile.workers)
+    enough = -(-2 * PERCENTILE_MIN_SAMPLES[percent] // profile.workers)
     fewest = -(-profile.min_samples // profile.workers)
     return max(math.ceil(in_time), fewest, min(enough, math.ceil(in_time * MAX_STRETCH)))
 

@@ -72,10 +72,11 @@ def test_the_search_ends_beside_the_limit(limit: float) -> None:
 
 
 def test_a_window_is_long_enough_for_its_percentile_where_that_is_not_too_long() -> None:
-    assert planned_queries(QUICK, 100.0, 99) == 1000
-    assert planned_queries(QUICK, 40.0, 99) == 662
+    assert planned_queries(QUICK, 500.0, 99) == 5000
+    assert planned_queries(QUICK, 100.0, 99) == 1324
+    assert planned_queries(QUICK, 40.0, 99) == 1200
     assert planned_queries(QUICK, 2.0, 99) == 60  # and then no rate is claimed
-    assert planned_queries(PROFILES["standard"], 10.0, 99) == 221
+    assert planned_queries(PROFILES["standard"], 10.0, 99) == 442
 
 
 @pytest.mark.parametrize("platform", [Platform.CPU, Platform.CUDA, Platform.OPENVINO])

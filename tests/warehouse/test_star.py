@@ -527,7 +527,8 @@ FORBIDDEN = (
     "throughput_items_per_s = NULL", "batch_size = 0", "sample_count = 0", "energy_j = 5",
     "energy_method = 'counter'", "energy_j = 1, energy_method = 'guess'", "platform = 'tpu'", "scenario = 'burst'",
     "scenario = 'server'", "scenario = 'multistream'", "latency_bound_ms = 5", "query_size = 8",
-    "server_rate_per_s = 9", "scenario = 'server', latency_bound_ms = 5, latency_percentile = 42, offered_rate_per_s = 9",
+    "server_rate_per_s = 9",
+    "scenario = 'server', latency_bound_ms = 5, latency_percentile = 42, offered_rate_per_s = 9",
     "scenario = 'server', latency_bound_ms = 5, latency_percentile = 99, offered_rate_per_s = 9, "
     "server_rate_per_s = 10",
     "created_at = NULL", "created_at = started_at - INTERVAL 1 SECOND", "model_id = NULL", "hardware_id = NULL",
