@@ -232,9 +232,9 @@ def _rebuild(connection: DuckDBPyConnection, sql: str) -> None:
     if not changes:
         return
     views = connection.execute(
-        "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal AND schema_name = 'main' ORDER BY view_oid"
+        "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal AND schema_name = 'main'"
     ).fetchall()
-    for name, _ in reversed(views):
+    for name, _ in views:
         connection.execute(f'DROP VIEW "{name}"')
     for table, replacements in changes.items():
         definition = connection.execute(
@@ -247,8 +247,20 @@ def _rebuild(connection: DuckDBPyConnection, sql: str) -> None:
         connection.execute(f"CREATE TEMP TABLE rebuilt AS FROM main.{table}; DROP TABLE main.{table}")
         connection.execute(definition)
         connection.execute(f"INSERT INTO main.{table} BY NAME FROM rebuilt; DROP TABLE rebuilt")
-    for _, definition in views:
-        connection.execute(definition)
+    # A view may rest on another, and a file that was opened again has forgotten the order they were made in.
+    names = {name for name, _ in views}
+    made: set[str] = set()
+    while left := [(name, text) for name, text in views if name not in made]:
+        ready = [one for one in left if not _words(one[1]) & (names - made - {one[0]})]
+        if not ready:
+            raise StoreError(f"the views {', '.join(sorted(names - made))} rest on each other: they are not hwbench's")
+        for name, text in ready:
+            connection.execute(text)
+            made.add(name)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 def _refuse_newer(path: Path, found: int, known: int) -> None:

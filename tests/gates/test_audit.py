@@ -36,7 +36,7 @@ def test_an_honest_warehouse_passes(lab: Lab, db: Path) -> None:
         "warehouse.schema", "sync.finished", "sync.looked_at_tags", "mirror.fingerprints", "results.orphans",
         "children.orphans", "evidence.replayed", "evidence.kept", "availability.rests_on_probe", "hardware.same",
         "memory.within_device", "samples.counted", "aggregates.recompute", "findings.agree", "time.not_ahead",
-        "numbers.finite",
+        "numbers.finite", "server.recompute",
     }  # fmt: skip
     assert all(o.evaluated for o in found.values())
     derived = again(lab, db)
