@@ -10,11 +10,13 @@ import pytest
 
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.model import PROFILES, Platform, VerdictState
+from hwbench_mlflow.note import server_lines
+from hwbench_mlflow.reports import words
 from hwbench_mlflow.scenarios import RESOLUTION, bracket, next_rate, planned_queries, schedule
 from hwbench_mlflow.stats import PERCENTILE_MIN_SAMPLES, allowed_late
 from hwbench_mlflow.verdict import judge_result
 from tests.honest import MS, honest_multistream, honest_server
-from tests.scenario_forgeries import FORGERIES, offered_at, slower, stepped_down
+from tests.scenario_forgeries import FORGERIES, offered_at, slower, stepped_down, window_of
 
 QUICK = PROFILES["quick"]
 
@@ -147,3 +149,32 @@ def test_a_forgery_is_seen_by_its_rule(case: Any) -> None:
     verdict = judge_result(*forge(*make()))
     assert verdict.state is state, verdict.reasons
     assert any(f.rule == rule and f.effect is state and reason in f.reason for f in verdict.findings), verdict.reasons
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "scenario": "server", "latency_bound_ms": 20.0, "latency_percentile": 99, "query_size": None,
+        "server_rate_per_s": 37.125, "offered_rate_per_s": 37.125, **changes,
+    }  # fmt: skip
+
+
+def test_a_report_says_what_a_server_held_under_which_bound_and_never_a_rate_that_was_not_shown() -> None:
+    assert words.scenario(row()) == "server, 20 ms at p99"
+    assert words.rate(row()) == "held at 37.12 queries/s"
+    assert words.rate(row(server_rate_per_s=None)) == "not shown to hold at 37.12 queries/s: no rate is claimed"
+    assert words.scenario(row(scenario="multistream", query_size=8)) == "multistream of 8"
+    assert words.rate(row(scenario="multistream")) is None
+    assert words.scenario(row(scenario="offline")) == "offline"
+
+
+def test_the_summary_and_the_note_of_a_server_show_its_rate_its_bound_and_its_trail() -> None:
+    result, _ = honest_server()
+    said = dict(server_lines(result))
+    assert said["rate"].startswith("37.12 queries/s hold 60 ms at percentile 99 (0 of ")
+    assert said["tried"].count("held") == len(window_of(result).trials)
+    assert "49.5/s not held (given up when 2 of 124 were late)" not in said["tried"]
+    assert "49.5/s not held (given up when 1 of 124 were late)" in said["tried"]
+    slow, _ = slower(*honest_server())
+    assert dict(server_lines(slow))["rate"].startswith("none is claimed: 37.12 queries/s did not hold 60 ms")
+    few, _ = offered_at(*honest_server(), 1.5)
+    assert dict(server_lines(few))["rate"].startswith("none is claimed: too few queries at 1.5/s")
