@@ -231,13 +231,13 @@ def _of(rows: Sequence[Row], scenario: str) -> list[Row]:
 
 def _servers(rows: Sequence[Row]) -> Drawn | NotDrawn:
     title = "Server: highest rate that holds the latency bound"
-    axis = "queries/s by Poisson arrivals (more is better under the same bound)"
+    axis = "queries/s (more is better)"
     return _bars("server", title, rows, "server_rate_per_s", axis)
 
 
 def _multistreams(rows: Sequence[Row]) -> Drawn | NotDrawn:
     title = "Multistream: 99th percentile of a query"
-    axis = "ms for one query of all its streams (less is better for the same number)"
+    axis = "ms for a query (less is better)"
     return _bars("multistream", title, rows, "latency_ms_p99", axis)
 
 
