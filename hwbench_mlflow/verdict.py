@@ -11,6 +11,7 @@ the machine can forge anything but a second, independent measurement.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -113,10 +114,11 @@ def output_error(check: OutputCheck) -> float | None:
     if not all(map(math.isfinite, check.reference + check.observed)):
         return None
     mean = math.fsum(check.reference) / len(check.reference)
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in check.reference) / len(check.reference))
+    off = [value - mean for value in check.reference]
+    spread = math.sqrt(math.fsum(map(operator.mul, off, off)) / len(off))
     if spread == 0.0:
         return None
-    return max(abs(o - r) for o, r in zip(check.observed, check.reference, strict=True)) / spread
+    return max(map(abs, map(operator.sub, check.observed, check.reference))) / spread
 
 
 def _samples_whole(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
@@ -133,7 +135,7 @@ def _samples_whole(result: BenchmarkResult, samples: SampleSet) -> Iterator[Find
             yield Finding(
                 rule=rule, effect=CONTRADICTED, reason=f"worker {worker.index} took another number of samples"
             )
-        if any(ns <= 0 for ns in raw.samples_ns):
+        if min(raw.samples_ns, default=1) <= 0:
             yield Finding(rule=rule, effect=CONTRADICTED, reason=f"worker {worker.index} has a sample of no duration")
         if len(raw.samples_ns) > 10 and len(set(raw.samples_ns)) == 1:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="every sample is the same to the nanosecond")
