@@ -118,7 +118,8 @@ def output_error(check: OutputCheck) -> float | None:
     spread = math.sqrt(math.fsum(map(operator.mul, off, off)) / len(off))
     if spread == 0.0:
         return None
-    return max(map(abs, map(operator.sub, check.observed, check.reference))) / spread
+    worst: float = max(map(abs, map(operator.sub, check.observed, check.reference)))
+    return worst / spread
 
 
 def _samples_whole(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:

@@ -71,9 +71,10 @@ class GateReport:
 @click.option("--strict", is_flag=True, help="Publish nothing if any row fails any rule.")
 @click.option("--allow-empty", is_flag=True, help="A table without rows is no reason to refuse.")
 @click.option("--max-age", type=click.FloatRange(min=0), metavar="HOURS", help="Refuse if the last sync is older.")
+@click.option("--rejudge", is_flag=True, help="Judge also what did not change since the last gate here.")
 def gate(  # noqa: PLR0917 -- click passes by name
     db: Path, published: Path, suites: tuple[Path, ...], docs: Path | None, as_json: bool, junit: Path | None,
-    strict: bool, allow_empty: bool, max_age: float | None,
+    strict: bool, allow_empty: bool, max_age: float | None, rejudge: bool,
 ) -> None:  # fmt: skip
     """Judge every result again, run every rule, and publish what passes: the only way into a report.
 
@@ -88,7 +89,9 @@ def gate(  # noqa: PLR0917 -- click passes by name
     if published.resolve() == db.resolve():
         raise click.UsageError("--published is the warehouse itself: name another file")
     age = None if max_age is None else timedelta(hours=max_age)
-    report, checked = run_gate(db, published, suites, strict=strict, allow_empty=allow_empty, max_age=age)
+    report, checked = run_gate(
+        db, published, suites, strict=strict, allow_empty=allow_empty, max_age=age, rejudge=rejudge
+    )
     if docs is not None:
         from hwbench_mlflow.gates.docs import write_docs
 
@@ -117,6 +120,7 @@ def run_gate(
     strict: bool = False,
     allow_empty: bool = False,
     max_age: timedelta | None = None,
+    rejudge: bool = False,
 ) -> tuple[GateReport, list[Checked]]:
     """Load, look, decide, write down, publish. Raises StoreError and KeyTrouble; a refusal is a report."""
     from hwbench_mlflow.errors import Refused
@@ -133,7 +137,7 @@ def run_gate(
         checked: list[Checked] = []
         outcomes, keep_out = [*loaded.problems, schema], set[str]()
         if schema.passed:
-            found, checked, keep_out = _look(gated, loaded, now, allow_empty, max_age)
+            found, checked, keep_out = _look(gated, loaded, now, allow_empty, max_age, rejudge)
             outcomes += found
         decision = decide(outcomes, strict=strict)
         refusals = [o.rule for o in decision.refusals]
@@ -157,14 +161,16 @@ def run_gate(
 
 
 def _look(
-    gated: Gated, loaded: Loaded, now: datetime, allow_empty: bool, max_age: timedelta | None
+    gated: Gated, loaded: Loaded, now: datetime, allow_empty: bool, max_age: timedelta | None, rejudge: bool
 ) -> tuple[list[Outcome], list[Checked], set[str]]:
     from hwbench_mlflow.cli.sync_progress import SyncProgress
     from hwbench_mlflow.gates.run import check
-    from hwbench_mlflow.keystore import load_keyring
+    from hwbench_mlflow.keystore import derived_key, load_keyring
+    from hwbench_mlflow.warehouse.memory import KEY_PURPOSE
 
     with SyncProgress() as shown:
-        again = gated.rederive(load_keyring(), lambda done, total: shown.progress("judging", done, total))
+        key = None if rejudge else derived_key(KEY_PURPOSE)
+        again = gated.rederive(load_keyring(), lambda done, total: shown.progress("judging", done, total), key)
         outcomes = [*again.outcomes(), *gated.audit(now, max_age)]
         checked = []
         for number, suite in enumerate(loaded.suites):

@@ -118,9 +118,7 @@ def rows_of(case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judg
     return rows
 
 
-def _read(
-    case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str
-) -> tuple[Rows, Mapping[str, str]]:
+def _read(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> tuple[Rows, Mapping[str, str]]:
     """The rows but for the files, and the SHA-256 of each file."""
     main = FILES[case.role][0]
     if case.role == "result":
