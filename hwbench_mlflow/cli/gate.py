@@ -160,7 +160,7 @@ def run_gate(
     ), checked  # fmt: skip
 
 
-def _look(
+def _look(  # noqa: PLR0917 -- one caller, a few lines above
     gated: Gated, loaded: Loaded, now: datetime, allow_empty: bool, max_age: timedelta | None, rejudge: bool
 ) -> tuple[list[Outcome], list[Checked], set[str]]:
     from hwbench_mlflow.cli.sync_progress import SyncProgress

@@ -79,7 +79,8 @@ def load_work(
                 LEFT JOIN ({texts.format(table="tags", only=only)}) t ON t.run_uuid = c.run_id
                 LEFT JOIN (
                     SELECT run_uuid, list({{'key': key, 'value': value}}) AS found FROM mlflow.metric_history
-                    WHERE run_uuid {only} AND key IN (SELECT unnest(?::VARCHAR[])) GROUP BY 1) m ON m.run_uuid = c.run_id
+                    WHERE run_uuid {only} AND key IN (SELECT unnest(?::VARCHAR[])) GROUP BY 1) m
+                    ON m.run_uuid = c.run_id
                 LEFT JOIN ({kept if files else none}) f ON f.run_id = c.run_id
                 ORDER BY c.run_id""",
             params=[judged_by, list(METRICS)],

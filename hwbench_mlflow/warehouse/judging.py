@@ -9,6 +9,8 @@ the same function of the same bytes; a process that dies is an error, never a ga
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import struct
 import subprocess
@@ -73,7 +75,7 @@ def cases_of(work: pa.Table) -> list[Case]:
             metrics.setdefault(key, []).append(value)
         for values in metrics.values():
             if len(values) > 1:
-                values.sort(key=lambda value: (value != value, value))
+                values.sort(key=lambda value: (math.isnan(value), value))
         cases.append(
             Case(
                 run_id=run_id, role=plain["role"][n], fingerprint=plain["fingerprint"][n],
@@ -96,7 +98,7 @@ def _entries(work: pa.Table, name: str) -> list[list[tuple[Any, ...]]]:
     offsets = column.offsets.to_numpy().tolist()
     fields = [_objects(column.values.field(n)) for n in range(column.type.value_type.num_fields)]
     rows = list(zip(*fields, strict=True))
-    return [rows[begin:end] for begin, end in zip(offsets, offsets[1:], strict=False)]
+    return [rows[begin:end] for begin, end in itertools.pairwise(offsets)]
 
 
 def _objects(array: pa.Array) -> list[Any]:

@@ -1,9 +1,9 @@
 """What was judged and has not changed since: a keyed digest a run, which a hand that edits the warehouse cannot make.
 
-An HMAC-SHA256 over all that a verdict rests on (the mirror's rows of the run, its evidence files' bytes, the trusted and
-revoked keys, hwbench's own code and the libraries that it judges with) and over all that it came to (every row of the
-run in the star schema). Only a gate writes one, of a run that it has just judged and found exactly as the warehouse has
-it. A run whose digest fits is as it was then, to the bit, so judging it again would come to the same.
+An HMAC-SHA256 over all that a verdict rests on (the mirror's rows of the run, the bytes of its evidence files, the keys
+trusted and revoked here, hwbench's own code and the libraries that it judges with) and over all that it came to (every
+row of the run in the star schema). Only a gate writes one, of a run that it has just judged and found exactly as the
+warehouse has it. A run whose digest fits is as it was then, to the bit, so judging it again would come to the same.
 
 What it rests on, and what it does not prove
     The key is derived from this machine's signing key and is in no file of the warehouse: a digest made elsewhere, or
@@ -150,7 +150,7 @@ def _rows(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> Iterator[tu
             mine = (
                 f"(SELECT r.run_id AS mine, to_json(s) AS row FROM {table} s JOIN performance_results r USING ({key}))"
             )
-            yield table, _sorted(connection, mine, "mine", "row::VARCHAR AS row", "row")
+            yield table, _sorted(connection, f"({mine})", "mine", "row::VARCHAR AS row", "row")
     finally:
         connection.unregister("e_places")
 
