@@ -86,12 +86,11 @@ def test_answers_come_in_order_and_keys_reach_the_processes(lab: Lab, db: Path) 
 def test_a_process_that_dies_is_an_error(lab: Lab, db: Path) -> None:
     with duckdb.connect(str(db)) as connection, listed(connection):
         works = [load_work(connection, [run], files=True) for run in lab.runs]
-        with pytest.raises(judging.JudgeDied, match="died .exit status -9."), Judges(
-            _terms(connection, load_keyring(lab.home)), 2
-        ) as several:  # fmt: skip
+        with Judges(_terms(connection, load_keyring(lab.home)), 2) as several:
             for process in several._all:
                 os.kill(process.pid, signal.SIGKILL)
-            list(several.judge(works))
+            with pytest.raises(judging.JudgeDied, match=r"died \(exit status -9\)"):
+                list(several.judge(works))
     assert all(process.returncode is not None for process in several._all)
 
 

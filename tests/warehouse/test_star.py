@@ -309,6 +309,16 @@ def test_kept_files_that_were_edited_are_fetched_again(lab: Lab, db: Path, stran
     equals_fresh(lab, db)
 
 
+def test_a_warehouse_from_before_the_gate_remembered_keeps_its_results(lab: Lab, db: Path) -> None:
+    with duckdb.connect(str(db)) as connection:
+        database.migrate(connection, db, upto=2)
+        tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'judged_runs'").fetchall()
+    assert tables == [(0,)]
+    assert synced(lab, db).verdicts == {"verified": 3}
+    assert rows(db, "SELECT count(*) FROM judged_runs") == [(0,)]
+    equals_fresh(lab, db)
+
+
 def test_a_mirror_from_before_the_star_schema_gets_its_results(lab: Lab, db: Path) -> None:
     with duckdb.connect(str(db)) as connection:
         database.migrate(connection, db, upto=1)
