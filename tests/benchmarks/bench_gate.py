@@ -88,9 +88,10 @@ def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
         worker.join()
         assert worker.exitcode == 0
     together = time.perf_counter() - begin
+    judged = seconds["verdicts_alone_s"]
     return {
-        **seconds, "verdicts_runs_per_s": runs / seconds["verdicts_alone_s"], "signatures_one_process_runs_per_s":
-        runs / alone, "signatures_runs_per_s": runs / together, "over_signatures": seconds["verdicts_alone_s"] / together,
+        **seconds, "verdicts_runs_per_s": runs / judged, "signatures_one_process_runs_per_s": runs / alone,
+        "signatures_runs_per_s": runs / together, "over_signatures": judged / together,
     }  # fmt: skip
 
 
