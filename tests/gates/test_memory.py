@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwbench_mlflow.attest import Keyring, Revocation
@@ -147,6 +147,7 @@ def test_a_row_more_and_a_row_less_break_the_digest(table: str, loose: Loose) ->
             connection.execute("ROLLBACK")
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False))
 def test_two_numbers_are_never_written_alike(one: float, other: float) -> None:
     """The wide tables are digested as JSON: it must tell any two doubles apart."""
