@@ -71,6 +71,9 @@ GPU_PLATFORMS = frozenset({Platform.CUDA, Platform.ROCM})
 BROWSER_PROVIDERS = {Platform.WEBGPU: "WebGpuExecutionProvider", Platform.WEBNN: "WebNNExecutionProvider"}
 """onnxruntime's names of the providers that compute on these platforms."""
 
+ROCM_OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"
+"""Makes AMD's runtime call a GPU another one, and run kernels that were built for that."""
+
 QNN_PROVIDER = "QNNExecutionProvider"
 HEXAGON_MACHINES = frozenset({"aarch64", "arm64", "ARM64"})
 """Machines (as ``platform.machine()`` calls them) that can have a Hexagon; on any other it is an emulator."""
@@ -359,6 +362,8 @@ def _gpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
     if result.request.platform not in GPU_PLATFORMS:
         return
     rule = "execution"
+    if ROCM_OVERRIDE in result.device.details:
+        yield Finding(rule=rule, effect=UNVERIFIED, reason=f"{ROCM_OVERRIDE} is set: the GPU's name is not its own")
     for worker in result.workers:
         seen = worker.witness
         if seen.kernel_count is None:

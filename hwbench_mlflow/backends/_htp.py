@@ -53,6 +53,24 @@ class HtpGraph:
     quantised_nodes: int
 
 
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: classes of its own, that have no base but ``Exception``; and its Python parts."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (
+        "DeviceReset", "EngineError", "EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
+        "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound", "NotImplemented",
+        "RuntimeException",
+    )  # fmt: skip
+    return (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        *(getattr(state, name) for name in own if hasattr(state, name)),
+    )
+
+
 def prepare(exported: OnnxModel, precision: Precision, cache: Path | None = None) -> HtpGraph:
     """The exported model for the HTP, from the cache where it is there.
 
@@ -73,7 +91,7 @@ def prepare(exported: OnnxModel, precision: Precision, cache: Path | None = None
                     with _quiet():
                         made = _quantise(made, exported.inputs, Path(folder))
                     _refuse_loss(made, exported)
-            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            except onnxruntime_errors() as error:
                 raise BenchmarkFailed(
                     f"the graph cannot be prepared for the HTP: {one_line(error)}", FailureCategory.UNSUPPORTED_OPERATOR
                 ) from error

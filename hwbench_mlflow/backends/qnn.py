@@ -75,6 +75,7 @@ number from its neighbours."""
 
 PRECISIONS = (Precision.FP16, Precision.INT8)
 CALIBRATION_DIMS = (256, 512, 1024, 2048)
+_SNAPDRAGON = "Run on a Windows PC or a Linux board with a Snapdragon"
 _UNSUPPORTED = re.compile(r"type: (\w+)")
 
 
@@ -118,7 +119,7 @@ class QnnBackend:
         try:
             library, version = _library()
             enumerated = _enumerate(library)
-        except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        except unloadable() as error:
             return absent(
                 AvailabilityStatus.PROBE_FAILED,
                 f"onnxruntime-qnn cannot be loaded: {one_line(error)}",
@@ -171,6 +172,11 @@ class QnnBackend:
         )
 
 
+def unloadable() -> tuple[type[Exception], ...]:
+    """What a plugin that is broken, or none at all, raises."""
+    return (ImportError, OSError, AttributeError, *_htp.onnxruntime_errors())
+
+
 def absent(status: AvailabilityStatus, reason: str, remedy: str) -> Availability:
     """A probe's answer without a device."""
     return Availability(platform=Platform.QNN, status=status, reason=reason, remedy=remedy)
@@ -199,7 +205,7 @@ def _enumerate(library: Path) -> list[Any]:
 
 
 def machine_of(library: Path) -> str:
-    """What machine a shared library is for, from its ELF or PE header: no variable and no file of ``/dev`` changes it."""
+    """What machine a library is for, from its ELF or PE header: no variable and no file of ``/dev`` changes it."""
     with library.open("rb") as file:
         head = file.read(64)
         if head[:4] == b"\x7fELF":
@@ -230,18 +236,22 @@ def find_device(enumerated: Sequence[Any], machine: str, version: str, places: P
             vendor="Qualcomm",
             driver=f"onnxruntime-qnn {version}",
             emulation_reason=EMULATION_REASON,
-            details={"library": machine, **{f"option.{key}": value for key, value in EMULATED.items()}},
+            details={"library": machine} | {f"option.{key}": value for key, value in EMULATED.items()},
         )
-    buy = "Run on a Windows PC or a Linux board with a Snapdragon"
     if machine != "aarch64":
-        return absent(AvailabilityStatus.UNSUPPORTED_HOST, f"the QNN plugin is built for {machine}", buy)
+        return absent(AvailabilityStatus.UNSUPPORTED_HOST, f"the QNN plugin is built for {machine}", _SNAPDRAGON)
+    return _hexagon(enumerated, version, places)
+
+
+def _hexagon(enumerated: Sequence[Any], version: str, places: Places) -> Device | Availability:
+    """The Hexagon of this Arm machine, or what of it is missing."""
     soc, node, windows = places.soc(), places.node(), places.system == "win32"
     qualcomm = [each for each in enumerated if _is_qualcomm_npu(each)]
     snapdragon = windows or any("snapdragon" in soc.get(key, "").lower() for key in ("family", "machine"))
     snapdragon = snapdragon or "qualcomm" in soc.get("vendor", "").lower()
     if not snapdragon:
         said = " ".join(soc.values()) or "nothing"
-        return absent(AvailabilityStatus.NO_DEVICE, f"no Snapdragon: /sys/devices/soc0 says {said}", buy)
+        return absent(AvailabilityStatus.NO_DEVICE, f"no Snapdragon: /sys/devices/soc0 says {said}", _SNAPDRAGON)
     if not windows and node is None:
         return absent(
             AvailabilityStatus.NO_DRIVER,
@@ -257,7 +267,7 @@ def find_device(enumerated: Sequence[Any], machine: str, version: str, places: P
         )
     metadata = {str(key): str(value) for key, value in dict(qualcomm[0].device.metadata).items()}
     name = soc.get("machine") or metadata.get("Description") or "Qualcomm NPU"
-    details = {"library": machine, **{f"soc.{key}": value for key, value in soc.items()}}
+    details = {"library": "aarch64"} | {f"soc.{key}": value for key, value in soc.items()}
     details |= {f"device.{key}": value for key, value in metadata.items()}
     if node is not None:
         details["fastrpc"] = node
@@ -324,7 +334,7 @@ class _Profiled:
         onnxruntime.set_default_logger_callback(lambda *words: said.append(str(words[-1])))
         try:
             self.session = onnxruntime.InferenceSession(str(path), options)
-        except RuntimeError as error:
+        except _htp.onnxruntime_errors() as error:
             raise translate(str(error), said) from error
         finally:
             onnxruntime.set_default_logger_callback(None)
@@ -391,14 +401,14 @@ class QnnSession:
         self._graph = prepared.model
         self._effective = effective_precision(workload.precision, prepared)
         self._load_ns = time.perf_counter_ns() - begin
-        self._folder = tempfile.TemporaryDirectory(prefix="hwbench-")
-        begin = time.perf_counter_ns()
-        opened = _Profiled(device, self._graph.path, self._threads, Path(self._folder.name))
-        self._compile_ns = time.perf_counter_ns() - begin
-        self._session: Any = opened.session
         self._outputs = list(self._graph.outputs)
         self._staged: list[dict[str, Array]] = []
-        self._profiled_run(opened)
+        with tempfile.TemporaryDirectory(prefix="hwbench-") as folder:
+            begin = time.perf_counter_ns()
+            with _Profiled(device, self._graph.path, self._threads, Path(folder)) as opened:
+                self._compile_ns = time.perf_counter_ns() - begin
+                self._session: Any = opened.session
+                self._profiled_run(opened)
         self._refuse_fallback()
         self._prepared = prepared
         self.properties = {
@@ -419,7 +429,7 @@ class QnnSession:
         begin = time.perf_counter_ns()
         try:
             self._session.run(self._outputs, examples)
-        except RuntimeError as error:
+        except _htp.onnxruntime_errors() as error:
             raise translate(str(error)) from error
         self._profiled_ns = time.perf_counter_ns() - begin
         self._placement = opened.placement()
@@ -448,7 +458,7 @@ class QnnSession:
             raise BenchmarkFailed("the session is closed", FailureCategory.USAGE)
         try:
             return self._session.run(self._outputs, self._staged[slot])
-        except RuntimeError as error:
+        except _htp.onnxruntime_errors() as error:
             raise translate(str(error)) from error
 
     def synchronize(self) -> None:
@@ -495,7 +505,6 @@ class QnnSession:
     def close(self) -> None:
         """Give the device back; a later run fails."""
         self._session = None
-        self._folder.cleanup()
 
 
 def effective_precision(asked: Precision, prepared: _htp.HtpGraph) -> Precision:

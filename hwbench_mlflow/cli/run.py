@@ -351,7 +351,9 @@ class _Session:
     def _fail(self, run_id: str | None, error: HwbenchError, category: FailureCategory, request: RunRequest) -> None:
         from hwbench_mlflow.errors import Interrupted
         from hwbench_mlflow.host import describe_host
+        from hwbench_mlflow.remedies import suggested
 
+        error.remedy = suggested(category, error.remedy)
         self.errors.append(error)
         if run_id is not None:
             from hwbench_mlflow.tracking import failure_of
