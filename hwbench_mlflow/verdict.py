@@ -362,8 +362,6 @@ def _gpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
     if result.request.platform not in GPU_PLATFORMS:
         return
     rule = "execution"
-    if ROCM_OVERRIDE in result.device.details:
-        yield Finding(rule=rule, effect=UNVERIFIED, reason=f"{ROCM_OVERRIDE} is set: the GPU's name is not its own")
     for worker in result.workers:
         seen = worker.witness
         if seen.kernel_count is None:
@@ -391,6 +389,12 @@ def _gpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
             yield Finding(rule=rule, effect=UNVERIFIED, reason="neither energy nor utilisation of the device was read")
         elif max(moved) <= 0:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="the device used no energy and was never busy")
+
+
+def _own_name(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
+    if ROCM_OVERRIDE in result.device.details:
+        reason = f"{ROCM_OVERRIDE} is set: the GPU's name is not its own"
+        yield Finding(rule="device", effect=UNVERIFIED, reason=reason)
 
 
 def _mps_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
@@ -594,6 +598,7 @@ RULES: tuple[Rule, ...] = (
     _wall_clock_steady,
     _cpu_witness,
     _gpu_witness,
+    _own_name,
     _mps_witness,
     _openvino_witness,
     _browser_witness,

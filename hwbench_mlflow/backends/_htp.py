@@ -59,8 +59,8 @@ def onnxruntime_errors() -> tuple[type[Exception], ...]:
 
     own = (
         "DeviceReset", "EngineError", "EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf",
-        "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound", "NotImplemented",
-        "RuntimeException",
+        "ModelLoadCanceled", "ModelLoaded", "ModelRequiresCompilation", "NoModel", "NoSuchFile", "NotFound",
+        "NotImplemented", "RuntimeException",
     )  # fmt: skip
     return (
         RuntimeError,

@@ -56,8 +56,9 @@ def energy_mj(library: Any, handle: Any) -> int | None:
         return None
     ticks = found.get("energy_accumulator", found.get("power"))  # "power" before ROCm 6.2
     resolution = found.get("counter_resolution")
-    known = isinstance(ticks, int | float) and isinstance(resolution, int | float)
-    return round(ticks * resolution / 1000) if known else None
+    if not isinstance(ticks, int | float) or not isinstance(resolution, int | float):
+        return None
+    return round(ticks * resolution / 1000)
 
 
 def activity(library: Any, handle: Any) -> float | None:

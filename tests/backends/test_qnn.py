@@ -6,6 +6,7 @@ The replies of hardware are after onnxruntime's and the kernel's documentation: 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import stat
 import sys
@@ -30,6 +31,7 @@ from hwbench_mlflow.runner import lock_name
 from hwbench_mlflow.verdict import QNN_PROVIDER
 from hwbench_mlflow.workloads.base import InputSpec
 from tests.backends.tiny import OUTPUT, reference, tiny_inputs, tiny_model, tiny_workload
+from tests.commands import hwbench
 from tests.conftest import REQUIRED
 
 VERSION = "2.7.0 (QNN 2.51.0)"
@@ -310,3 +312,38 @@ def test_the_peak_is_measured_by_products_on_the_device(emulator: Device) -> Non
     assert flops > 0
     assert dim in {32, 64}
     assert repeats >= 3
+
+
+@pytest.mark.slow
+def test_the_emulator_is_measured_simulated_and_in_no_default_report(
+    emulator: Device, tiny_folder: Path, store_uri: str, tmp_path: Path
+) -> None:
+    """From the command to the report; the probes of `devices --log` too, to the log of a sync."""
+    done = hwbench(
+        "run", "--model", str(tiny_folder), "--hardware", "qnn", "--profile", "smoke", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["results"]
+    assert (result["verdict"], result["tags"]["is_simulated"]) == ("simulated", "true")
+    assert result["tags"]["simulation_reason"] == EMULATION_REASON
+    assert hwbench("devices", "--platform", "qnn", "--platform", "mps", "--log", cwd=tmp_path).returncode == 0
+    for command in ("sync", "gate"):
+        done = hwbench(command, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def rows(sql: str) -> list[dict[str, object]]:
+        asked = hwbench("query", sql, "--db", "hwbench.duckdb", "--format", "json", cwd=tmp_path)
+        assert asked.returncode == 0, asked.stderr
+        found: list[dict[str, object]] = json.loads(asked.stdout)
+        return found
+
+    assert rows("SELECT count(*) AS n FROM verified_results") == [{"n": 0}]
+    assert rows("SELECT effective_precision AS p, simulation_reason AS why FROM simulated_results") == [
+        {"p": "fp16", "why": EMULATION_REASON}
+    ]
+    logged = rows(
+        "SELECT hardware_type AS h, emulation_reason AS e FROM hardware_availability_log WHERE source = 'devices'"
+    )
+    assert sorted((str(row["h"]), row["e"]) for row in logged) == [("mps", None), ("qnn", EMULATION_REASON)]
+    report = hwbench("report", "--format", "json", cwd=tmp_path)
+    assert json.loads(report.stdout)["results"] == []
