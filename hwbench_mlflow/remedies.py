@@ -24,6 +24,7 @@ SUGGESTIONS: dict[FailureCategory, str] = {
     FailureCategory.TIMEOUT: "Check that the device answers at all; take a smaller model or batch",
     FailureCategory.WRONG_OUTPUT: "Do not use this device's numbers: check its driver, library and precision",
     FailureCategory.FALLBACK_DETECTED: "Take a model whose operations the platform all has: nothing is left to the CPU",
+    FailureCategory.BOUND_NOT_MET: "Allow more with --latency-bound-ms, or take a smaller model or a faster device",
     FailureCategory.INTERRUPTED: "Start it again: nothing was measured",
     FailureCategory.CRASH: "Run it again; if it stays, update the vendor's driver and library",
 }

@@ -90,5 +90,6 @@ def test_each_category_is_provoked_here_or_named_with_where_it_is() -> None:
         FailureCategory.USAGE: "tests/test_cli_run.py",
         FailureCategory.INTERRUPTED: "tests/test_end_to_end.py",
         FailureCategory.MODEL_TOO_LARGE: "tests/workloads",
+        FailureCategory.BOUND_NOT_MET: "tests/test_loadgen.py",
     }
     assert {category for category, _, _ in CASES} | set(elsewhere) == set(FailureCategory)
