@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwbench_mlflow.model import (
+    DEFAULT_PRECISION,
     PROFILES,
     CompileMode,
     Platform,
@@ -99,7 +100,11 @@ BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 @click.option("--batch-size", type=BatchSizes(), default="1", show_default=True, help="Several give nested runs.")
 @click.option("--sequence-length", type=POSITIVE, help="Tokens; the model's default (128) if not given.")
 @click.option("--image-size", type=POSITIVE, help="Pixels; the model's default if not given.")
-@click.option("--precision", type=click.Choice([p.value for p in Precision]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=OrEmpty(click.Choice([p.value for p in Precision])),
+    help="fp32 if not given; fp16 for qnn, which has no fp32.",
+)
 @click.option(
     "--scenario",
     type=click.Choice([s.value for s in Scenario]),
@@ -182,6 +187,10 @@ def use_browser(executable: str | None) -> None:
         os.environ["HWBENCH_BROWSER"] = executable
 
 
+def _precision(asked: str | None, platform: Platform) -> Precision:
+    return Precision(asked) if asked is not None else DEFAULT_PRECISION.get(platform, Precision.FP32)
+
+
 def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     """The request, with the model's name and sizes checked before anything is started."""
     from hwbench_mlflow.backends.lookup import targets
@@ -195,7 +204,7 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
         batch_size=batch_size,
         sequence_length=options["sequence_length"],
         image_size=options["image_size"],
-        precision=Precision(options["precision"]),
+        precision=_precision(options["precision"], Platform(options["hardware"])),
         scenario=scenario,
         weights=WeightsPolicy(options["weights"]),
         compile_mode=CompileMode(options["compile_mode"]),
@@ -342,7 +351,9 @@ class _Session:
     def _fail(self, run_id: str | None, error: HwbenchError, category: FailureCategory, request: RunRequest) -> None:
         from hwbench_mlflow.errors import Interrupted
         from hwbench_mlflow.host import describe_host
+        from hwbench_mlflow.remedies import suggested
 
+        error.remedy = suggested(category, error.remedy)
         self.errors.append(error)
         if run_id is not None:
             from hwbench_mlflow.tracking import failure_of

@@ -48,7 +48,8 @@ LAYOUT = {
     # Timed samples of published runs, thinned evenly to SAMPLES_A_RUN a run.
     "samples": "run_id VARCHAR NOT NULL, worker INTEGER NOT NULL, sample INTEGER NOT NULL, latency_ms DOUBLE NOT NULL",
     "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR,
-        failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, created_at TIMESTAMP""",
+        failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, failure_remedy VARCHAR,
+        created_at TIMESTAMP""",
     "gate_rules": """rule VARCHAR NOT NULL, suite VARCHAR NOT NULL,
         kind VARCHAR NOT NULL CHECK (kind IN ('row', 'table')),
         passed BOOLEAN NOT NULL, evaluated BIGINT, unexpected BIGINT, why VARCHAR NOT NULL, what_to_do VARCHAR NOT NULL,
