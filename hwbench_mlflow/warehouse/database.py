@@ -83,8 +83,7 @@ def writer(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path, "sync"):
-        target = _target(path, wait_s, say)
-        connection = connect(target, read_only=False)
+        target, connection = _target(path, wait_s, say)
         try:
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             connection.execute("SET preserve_insertion_order = false")
@@ -119,13 +118,12 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> Path:
-    """``path`` if DuckDB lets us write it, else a copy of it made while only readers hold it."""
+def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> tuple[Path, DuckDBPyConnection]:
+    """``path``, opened, if DuckDB lets us write it, else a copy of it made while only readers hold it."""
     deadline, told = time.monotonic() + wait_s, False
     while True:
         try:
-            connect(path, read_only=False).close()
-            return path
+            return path, connect(path, read_only=False)
         except StoreError as error:
             if "is in use by" not in str(error):
                 raise
@@ -139,7 +137,7 @@ def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> Path:
             if copy is None:
                 raise
             say(f"readers keep {path} open: working on a copy that takes its place when it is done")
-            return copy
+            return copy, connect(copy, read_only=False)
 
 
 def _copy_beside_readers(path: Path) -> Path | None:

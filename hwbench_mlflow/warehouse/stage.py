@@ -70,15 +70,26 @@ class Stage:
     After a read, ``s_runs`` and ``s_experiments`` list everything in scope; ``s_candidates`` names the runs whose
     four child tables are staged completely. A run in ``s_runs`` that is no candidate is known to be unchanged.
     ``s_refused`` names runs that cannot be mirrored exactly.
+
+    ``fresh`` is for a mirror without runs, inside the caller's transaction: rows of runs go straight to the mirror's
+    own tables, which ``s_<table>`` then only names. Nothing is copied twice, and nothing can be taken back but by
+    rolling back.
     """
 
-    def __init__(self, connection: DuckDBPyConnection) -> None:
+    def __init__(self, connection: DuckDBPyConnection, *, fresh: bool = False) -> None:
         self.connection = connection
+        self.fresh = fresh
         for table, columns in MIRROR.items():
+            if self._target(table).startswith("mlflow."):
+                connection.execute(f"CREATE OR REPLACE TEMP VIEW s_{table} AS FROM mlflow.{table}")
+                continue
             body = ", ".join(f'"{c}" {column_type(table, c)}' for c in columns)
             connection.execute(f"CREATE OR REPLACE TEMP TABLE s_{table} ({body})")
         connection.execute("CREATE OR REPLACE TEMP TABLE s_candidates (run_uuid VARCHAR)")
         connection.execute("CREATE OR REPLACE TEMP TABLE s_refused (run_uuid VARCHAR, reason VARCHAR)")
+
+    def _target(self, table: str) -> str:
+        return f"mlflow.{table}" if self.fresh and not table.startswith("experiment") else f"s_{table}"
 
     def load(self, table: str, rows: pyarrow.RecordBatchReader | pyarrow.Table) -> None:
         """Append Arrow rows whose column names are the mirror's; NaN flags become NaN here and only here."""
@@ -86,7 +97,7 @@ class Stage:
         picked = ", ".join(self._source(table, c) for c in MIRROR[table])
         self.connection.register("s_incoming", rows)
         try:
-            self.connection.execute(f"INSERT INTO s_{table} ({columns}) SELECT {picked} FROM s_incoming")
+            self.connection.execute(f"INSERT INTO {self._target(table)} ({columns}) SELECT {picked} FROM s_incoming")
         finally:
             self.connection.unregister("s_incoming")
 
@@ -210,15 +221,13 @@ class Stage:
                 f"INSERT INTO s_{table} FROM mlflow.{table} WHERE experiment_id = ?", [experiment_id]
             )
 
-    def mirrored_rows_of_missing_runs(self) -> dict[str, int]:
-        """Rows that the mirror holds, a table, of runs that ``s_runs`` no longer lists."""
-        return {
-            table: self._count(
-                f"SELECT count(*) FROM mlflow.{table} WHERE run_uuid IN "
-                "(SELECT run_uuid FROM mlflow.runs EXCEPT SELECT run_uuid FROM s_runs)"
-            )
-            for table in CHILDREN
-        }
+    def mirrored_rows(self, table: str, run_ids: Iterable[str]) -> int:
+        """Rows that the mirror holds of the named runs."""
+        names = sorted(run_ids)
+        if not names:
+            return 0
+        self._name(names)
+        return self._count(f"SELECT count(*) FROM mlflow.{table} WHERE run_uuid IN (FROM s_named)")
 
     def stray_runs(self) -> list[str]:
         """Runs that have rows in a child table of the mirror and are in neither ``runs``: a hand put them there."""
@@ -260,4 +269,5 @@ class Stage:
     def drop(self) -> None:
         """Give the memory back."""
         for table in (*MIRROR, "candidates", "refused"):
-            self.connection.execute(f"DROP TABLE IF EXISTS s_{table}")
+            kind = "VIEW" if table in MIRROR and self._target(table).startswith("mlflow.") else "TABLE"
+            self.connection.execute(f"DROP {kind} IF EXISTS s_{table}")

@@ -48,6 +48,7 @@ class PostgresqlReader:
     """Reads the database that an SQLAlchemy or libpq URI names; connected only while a method runs."""
 
     kind = "postgresql"
+    snapshot = True
 
     def __init__(self, uri: str) -> None:
         self._uri = "postgresql" + uri[uri.index("://") :]
