@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.warehouse import database, mirror, star
+from hwbench_mlflow.warehouse import database, mirror
 from hwbench_mlflow.warehouse.readers import Mode, Reader, Request, StoreState
 from hwbench_mlflow.warehouse.stage import Stage
-from hwbench_mlflow.warehouse.star import Filled, Star
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+    from hwbench_mlflow.warehouse.star import Star
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -162,7 +163,10 @@ class _Sync:
     ) -> None:
         self.reader, self.connection, self.options, self.scope = reader, connection, options, scope
         self.judge, self.say, self.progress, self.at_step, self.began = judge, say, progress, at_step, began
-        self.filled = Filled()
+        # Brings cryptography and the rules of verdicts with it: a sync that finds nothing to do needs none of them.
+        from hwbench_mlflow.warehouse import star
+
+        self.star, self.filled = star, star.Filled()
         self.started = utc_now()
         self.seconds: dict[str, float] = {}
         self.sync_id: int | None = None
@@ -232,7 +236,7 @@ class _Sync:
                 sync_id = self._sync_id()
                 mirror.write_batch(self.connection, batch, sync_id, self.started)
                 # A result must not outlive the state of the run that it was judged in.
-                star.forget_changed(self.connection, batch)
+                self.star.forget_changed(self.connection, batch)
                 self.at_step(f"inside {batch}")
                 mirror.write_fingerprints(self.connection, batch)
             self.at_step(f"batch {batch}")
@@ -241,7 +245,7 @@ class _Sync:
     def _conclude(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
         """The mirror stands: judge, then log and remember."""
         self._timed("results", lambda: self._fill(plan))
-        quiet = self.sync_id is None and not self._refused_differ() and not star.orphans(self.connection)
+        quiet = self.sync_id is None and not self._refused_differ() and not self.star.orphans(self.connection)
         if plan.empty and state == previous and quiet:
             return
         with database.transaction(self.connection):
@@ -266,11 +270,11 @@ class _Sync:
 
     def _finish(self, plan: mirror.Plan, state: StoreState) -> None:
         connection = self.connection
-        if not plan.empty or self.sync_id is not None or star.orphans(connection):
+        if not plan.empty or self.sync_id is not None or self.star.orphans(connection):
             sync_id = self._sync_id()
             mirror.remove_runs(connection, plan.removed, sync_id, self.started)
-            star.forget(connection, plan.removed)
-            star.tidy(connection)
+            self.star.forget(connection, plan.removed)
+            self.star.tidy(connection)
             if plan.experiments_differ:
                 mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
             connection.execute(
