@@ -30,7 +30,7 @@ def test_sync_then_query(store: Path, tmp_path: Path) -> None:
     ("flags", "error"),
     [
         (["--tracking-uri", "mlflow.db"], UsageError),
-        (["--tracking-uri", "mysql://h/d"], UsageError),
+        (["--tracking-uri", "mssql://h/d"], UsageError),
         (["--tracking-uri", "http://127.0.0.1:1", "--via", "sql"], UsageError),
         (["--tracking-uri", "http://127.0.0.1:1", "--via", "rest"], StoreError),
     ],

@@ -1,4 +1,4 @@
-"""Every trap of MLflow on PostgreSQL and over a real `mlflow server`, as on SQLite."""
+"""Every trap of MLflow on PostgreSQL, on MariaDB and over a real `mlflow server`, as on SQLite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 from tests.warehouse import scenarios
 from tests.warehouse.conftest import collect_garbage, dump, events
 from tests.warehouse.scenarios import Bench, fill
-from tests.warehouse.servers import Cluster, Tracking
+from tests.warehouse.servers import Cluster, Maria, Tracking
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
 
@@ -45,10 +45,16 @@ def on_postgres(cluster: Cluster) -> Place:
     return Place("postgresql", cluster.uri("mlflow"), cluster.uri("mlflow"))
 
 
-@pytest.fixture(params=["postgresql", "rest"])
+@pytest.fixture(scope="session")
+def on_maria(maria: Maria) -> Place:
+    maria.execute("CREATE DATABASE mlflow CHARACTER SET utf8mb4")
+    return Place("mysql", maria.uri("mlflow"), maria.uri("mlflow"))
+
+
+@pytest.fixture(params=["postgresql", "mysql", "rest"])
 def place(request: pytest.FixtureRequest) -> Place:
-    if request.param == "postgresql":
-        found: Place = request.getfixturevalue("on_postgres")
+    if request.param != "rest":
+        found: Place = request.getfixturevalue({"postgresql": "on_postgres", "mysql": "on_maria"}[request.param])
         return found
     server: Tracking = request.getfixturevalue("tracking")
     return Place("rest", server.url, f"sqlite:///{server.store}")
@@ -98,7 +104,7 @@ def test_one_experiment_leaves_the_others_alone(place: Place, tmp_path: Path) ->
 def test_fast_misses_what_it_says_and_default_catches_it(place: Place, tmp_path: Path) -> None:
     bench, db = place.bench(), tmp_path / "w.duckdb"
     sync(place.reader(), db)
-    trap = {"postgresql": scenarios.tag_edited_after_the_end, "rest": scenarios.late_point_at_a_lower_step}[place.kind]
+    trap = scenarios.late_point_at_a_lower_step if place.kind == "rest" else scenarios.tag_edited_after_the_end
     trap(bench)
     assert sync(place.reader(), db, SyncOptions(mode=Mode.FAST)).up_to_date
     assert sync(place.reader(), db).runs_changed == 1
