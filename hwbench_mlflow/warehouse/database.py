@@ -52,6 +52,8 @@ def explain(path: Path, error: Exception) -> tuple[str]:
         return (f"{path} is in use by {who}; close it or try again when it is done",)
     if "No space left" in text or "disk full" in text.lower():
         return (f"the disk of {path} is full; free some space and sync again, what was committed is kept",)
+    if "File too large" in text:
+        return (f"{path} may not grow further: a limit on the size of files is reached; what was committed is kept",)
     if "not a valid DuckDB database" in text or "Corrupt" in text or "checksum" in text.lower():
         return (f"{path} is not a readable DuckDB file; move it away and sync again, everything in it can be rebuilt",)
     return (f"{path}: {text.splitlines()[0]}",)

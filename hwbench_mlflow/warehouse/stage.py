@@ -8,8 +8,9 @@ and closed before the first write. Owns their names and columns; knows no store 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow
@@ -95,11 +96,23 @@ class Stage:
         """Append Arrow rows whose column names are the mirror's; NaN flags become NaN here and only here."""
         columns = ", ".join(f'"{c}"' for c in MIRROR[table])
         picked = ", ".join(self._source(table, c) for c in MIRROR[table])
+        with self._incoming(rows):
+            self.connection.execute(f"INSERT INTO {self._target(table)} ({columns}) SELECT {picked} FROM s_incoming")
+
+    @contextmanager
+    def _incoming(self, rows: Any) -> Iterator[None]:
+        """Arrow rows as ``s_incoming``."""
+        import duckdb
+
         self.connection.register("s_incoming", rows)
         try:
-            self.connection.execute(f"INSERT INTO {self._target(table)} ({columns}) SELECT {picked} FROM s_incoming")
-        finally:
-            self.connection.unregister("s_incoming")
+            yield
+        except BaseException:
+            # In a transaction that has failed this fails too, and would hide why.
+            with suppress(duckdb.Error):
+                self.connection.unregister("s_incoming")
+            raise
+        self.connection.unregister("s_incoming")
 
     @staticmethod
     def _source(table: str, column: str) -> str:
@@ -112,9 +125,8 @@ class Stage:
         import pyarrow as pa
 
         names = pa.table({"run_uuid": pa.array(list(run_ids), pa.string())})
-        self.connection.register("s_incoming", names)
-        self.connection.execute("INSERT INTO s_candidates SELECT run_uuid FROM s_incoming EXCEPT FROM s_candidates")
-        self.connection.unregister("s_incoming")
+        with self._incoming(names):
+            self.connection.execute("INSERT INTO s_candidates SELECT run_uuid FROM s_incoming EXCEPT FROM s_candidates")
 
     def all_are_candidates(self) -> None:
         """Every run of ``s_runs`` has its children staged."""
@@ -134,8 +146,7 @@ class Stage:
 
     def changed_tags(self, rows: pyarrow.RecordBatchReader) -> list[str]:
         """Runs whose tags, streamed past and not kept, differ from the mirror's fingerprint."""
-        self.connection.register("s_incoming", rows)
-        try:
+        with self._incoming(rows):
             found = self.connection.execute(
                 f"""WITH seen AS (
                         SELECT run_uuid, sum({row_hash("tags")}::HUGEINT) AS fp FROM s_incoming GROUP BY run_uuid)
@@ -143,22 +154,17 @@ class Stage:
                     JOIN mlflow.run_state f USING (run_uuid) LEFT JOIN seen USING (run_uuid)
                     WHERE coalesce(seen.fp, 0) <> f.fp_tags"""
             ).fetchall()
-        finally:
-            self.connection.unregister("s_incoming")
         return [r[0] for r in found]
 
     def changed_counts(self, table: str, rows: pyarrow.RecordBatchReader) -> list[str]:
         """Runs whose number of rows ``(run_uuid, n)`` in an append-only table is not the mirror's."""
-        self.connection.register("s_incoming", rows)
-        try:
+        with self._incoming(rows):
             found = self.connection.execute(
                 f"""WITH seen AS (SELECT run_uuid, n FROM s_incoming),
                          mine AS (SELECT run_uuid, count(*) AS n FROM mlflow.{table} GROUP BY run_uuid)
                     SELECT s.run_uuid FROM s_runs s LEFT JOIN seen USING (run_uuid) LEFT JOIN mine USING (run_uuid)
                     WHERE coalesce(seen.n, 0) <> coalesce(mine.n, 0)"""
             ).fetchall()
-        finally:
-            self.connection.unregister("s_incoming")
         return [r[0] for r in found]
 
     def differing(self, tables: Sequence[str]) -> list[str]:

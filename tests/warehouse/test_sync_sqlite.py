@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hwbench_mlflow.errors import StoreError, UsageError
+from hwbench_mlflow.warehouse.database import explain
 from hwbench_mlflow.warehouse.readers import Mode
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
@@ -346,6 +347,41 @@ def test_verify_store_counts_the_rows_that_differ(bench: Bench, store: Path, tmp
         connection.execute("UPDATE mlflow.tags SET value = 'forged' WHERE key = 't'")
         connection.execute("DELETE FROM mlflow.params WHERE run_uuid = ?", [bench.run])
     assert verify_store(SqliteReader(store), db) == [("tags", 4, 4), ("params", 2, 0)]
+
+
+FILLER = """
+import resource, sys
+from pathlib import Path
+from hwbench_mlflow.errors import StoreError
+from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
+from hwbench_mlflow.warehouse.sync import sync
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    sync(SqliteReader(Path(sys.argv[1])), Path(sys.argv[2]))
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_cannot_grow_is_one_line_and_loses_nothing(bench: Bench, store: Path, tmp_path: Path) -> None:
+    db = tmp_path / "w.duckdb"
+    with sqlite3.connect(store) as connection:
+        connection.executemany(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, hex(randomblob(4000)), ?)",
+            [(f"big {n}", bench.run) for n in range(200)],
+        )
+    connection.close()
+    command = [sys.executable, "-c", FILLER, str(store), str(db), "300000"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.stdout.startswith(f"{db} may not grow further: a limit on the size of files is reached;"), said
+    assert said.stdout.count("\n") == 1
+    assert sync(SqliteReader(store), db).runs_added == 4
+    assert verify_store(SqliteReader(store), db) == []
+
+
+def test_a_full_disk_is_told_as_one() -> None:
+    said = explain(Path("w.duckdb"), duckdb.IOException("Could not write file: No space left on device"))
+    assert said == ("the disk of w.duckdb is full; free some space and sync again, what was committed is kept",)
 
 
 def test_a_newer_layout_is_refused(store: Path, tmp_path: Path) -> None:
