@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -191,8 +192,16 @@ def version(connection: DuckDBPyConnection) -> int:
                 remedy="name another file with --db",
             )
         return 0
-    row = connection.execute("SELECT max(number) FROM main.hwbench_migrations").fetchone()
-    return int(row[0]) if row and row[0] is not None else 0
+    applied, known = _applied(connection), [number for number, _, _ in migrations()]
+    if applied and max(applied) > known[-1]:
+        return max(applied)
+    # Two migrations made at one time may reach a file in either order: up to the first that it lacks.
+    whole = list(itertools.takewhile(lambda number: number in applied, known))
+    return whole[-1] if whole else 0
+
+
+def _applied(connection: DuckDBPyConnection) -> set[int]:
+    return {int(r[0]) for r in connection.execute("SELECT number FROM main.hwbench_migrations").fetchall()}
 
 
 def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = None) -> None:
@@ -205,8 +214,9 @@ def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = No
             "CREATE TABLE IF NOT EXISTS main.hwbench_migrations "
             "(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
         )
+    applied = _applied(connection)
     for number, name, sql in migrations():
-        if number <= found or (upto is not None and number > upto):
+        if number in applied or (upto is not None and number > upto):
             continue
         with transaction(connection):
             _rebuild(connection, sql)

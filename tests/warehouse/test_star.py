@@ -387,6 +387,17 @@ def test_a_warehouse_of_each_earlier_layout_is_brought_up_to_date_and_keeps_its_
     equals_fresh(lab, db)
 
 
+def test_a_warehouse_that_lacks_a_migration_in_the_middle_gets_it(db: Path) -> None:
+    with duckdb.connect(str(db)) as connection:
+        database.migrate(connection, db)
+        connection.execute("DELETE FROM hwbench_migrations WHERE number = 3")
+        connection.execute("ALTER TABLE mlflow.sync_state DROP COLUMN memory")
+        assert database.version(connection) == 2
+        database.migrate(connection, db)
+        assert database.version(connection) == database.latest_version()
+        connection.execute("SELECT memory FROM mlflow.sync_state")
+
+
 # --- evidence that is not as it should be -------------------------------------------------------
 
 
