@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("hwbench_mlflow.cli.gate:gate", "Audit the warehouse and publish what passes."),
     "report": ("hwbench_mlflow.cli.report:report", "A page of what was published: HTML, Markdown, JSON, CSV."),
     "compare": ("hwbench_mlflow.cli.compare:compare", "Is B faster or slower than A, and how sure is that?"),
+    "regressions": (
+        "hwbench_mlflow.cli.regressions:regressions",
+        "What got slower over time, and why?",
+    ),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }

@@ -16,7 +16,6 @@ def reads_of(selectors: Iterable[Selector]) -> dict[str, list[str]]:
         columns += [FIELDS[name] for name in side.fields]
         columns += ["git_commit"] if side.commits else []
         columns += ["created_at"] if side.since or side.until else []
-        columns += ["packages"] if side.packages else []
         if "host" in side.fields:
             columns.append("host_id")
         if "precision" in side.fields:
@@ -24,6 +23,9 @@ def reads_of(selectors: Iterable[Selector]) -> dict[str, list[str]]:
         if side.experiments:
             columns.append("experiment_id")
             reads["experiments"] = ["experiment_id", "name"]
+        if side.packages:
+            columns.append("packages_id")
+            reads["package_sets"] = ["packages_id", "package", "version"]
         if side.tags:
             reads["labels"] = ["run_id", "key", "value"]
     return {**reads, "real_results": list(dict.fromkeys(columns))}
@@ -58,7 +60,8 @@ def condition(side: Selector, prefix: str, values: dict[str, Any]) -> str:
         inner = f"SELECT run_id FROM labels WHERE key = {bound(key)} AND value = {bound(value)}"  # noqa: S608 -- bound
         parts.append(f"run_id IN ({inner})")
     for key, value in side.packages:
-        parts.append(f"coalesce(packages[{bound(key)}] = {bound(value)}, false)")
+        inner = f"SELECT packages_id FROM package_sets WHERE package = {bound(key)} AND version = {bound(value)}"  # noqa: S608
+        parts.append(f"packages_id IN ({inner})")
     if side.since is not None:
         parts.append(f"created_at >= {bound(side.since)}::TIMESTAMP")
     if side.until is not None:

@@ -75,6 +75,8 @@ def value_sql(metric: str | None) -> tuple[str, str]:
     return f"CASE scenario {values} END", f"CASE scenario {names} END"
 
 
+METRIC_COLUMNS = ("scenario", *AUTO_METRIC.values())
+
 THROTTLED = """(coalesce(throttle_event_count > 0, false)
                 OR len(list_filter(noise_reasons, lambda x: starts_with(x, 'throttled'))) > 0)"""
 

@@ -171,7 +171,8 @@ def _results(connection: DuckDBPyConnection, gate_id: str) -> None:
     for table, verdict, simulated in (("real_results", "verified", False), ("simulated_results", "simulated", True)):
         connection.execute(
             f"""INSERT INTO pub.{table}
-                SELECT pr.*, m.model_name, m.architecture, m.task, hp.hardware_type, hp.vendor, hp.memory_bytes, ?
+                SELECT pr.*, m.model_name, m.architecture, m.task, hp.hardware_type, hp.vendor, hp.memory_bytes, ?,
+                       md5(pr.packages::VARCHAR)
                 FROM performance_results pr
                 JOIN models m USING (model_id) JOIN hardware_platforms hp USING (hardware_id)
                 WHERE pr.verdict = ? AND pr.is_simulated = ? AND pr.run_id NOT IN (SELECT run_id FROM g_quarantine)""",
@@ -226,7 +227,7 @@ LABEL_CHARACTERS = 500
 
 
 def _labels(connection: DuckDBPyConnection) -> None:
-    """The names of the published runs' experiments, and their tags but for MLflow's own and hwbench's index."""
+    """What the published runs are called (experiments, and tags but for MLflow's and hwbench's own), and run with."""
     from hwbench_mlflow.index import TAGS
 
     published = "SELECT run_id, experiment_id FROM pub.real_results UNION ALL BY NAME FROM pub.simulated_results"
@@ -243,6 +244,15 @@ def _labels(connection: DuckDBPyConnection) -> None:
         f"""INSERT INTO pub.experiments
             SELECT experiment_id, name FROM mlflow.experiments SEMI JOIN ({published}) USING (experiment_id)
             ORDER BY experiment_id"""
+    )
+    connection.execute(
+        """INSERT INTO pub.package_sets
+           SELECT packages_id, unnest(map_keys(packages)), unnest(map_values(packages)) FROM (
+               SELECT packages_id, any_value(packages) AS packages FROM (
+                   SELECT packages_id, packages FROM pub.real_results
+                   UNION ALL SELECT packages_id, packages FROM pub.simulated_results)
+               GROUP BY packages_id)
+           ORDER BY ALL"""
     )
 
 

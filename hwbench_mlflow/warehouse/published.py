@@ -33,6 +33,7 @@ JOINED = {
     "vendor": "VARCHAR",
     "device_memory_bytes": "BIGINT",
     "gate_id": "VARCHAR NOT NULL",
+    "packages_id": "VARCHAR NOT NULL",
 }
 """What results have in the published file beside the columns of ``performance_results``."""
 
@@ -52,6 +53,8 @@ LAYOUT = {
     # What people call runs, to choose some by. Anybody can edit a tag in MLflow: nothing is concluded from one.
     "labels": "run_id VARCHAR NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL",
     "experiments": "experiment_id BIGINT PRIMARY KEY, name VARCHAR NOT NULL",
+    # The packages of the results, each set once: to see what changed between two runs takes no look at every row's.
+    "package_sets": "packages_id VARCHAR NOT NULL, package VARCHAR NOT NULL, version VARCHAR NOT NULL",
     "gate_rules": """rule VARCHAR NOT NULL, suite VARCHAR NOT NULL,
         kind VARCHAR NOT NULL CHECK (kind IN ('row', 'table')),
         passed BOOLEAN NOT NULL, evaluated BIGINT, unexpected BIGINT, why VARCHAR NOT NULL, what_to_do VARCHAR NOT NULL,

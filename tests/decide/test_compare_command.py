@@ -39,9 +39,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two releases of two models; the second one made ``gpt2`` slower, and is tagged with something hostile."""
     rows = [
         *rows_of(
-            drawn(1, 10), 0, model_name="bert", tags={"release": "1.0"}, git_commit="a" * 40, experiment="nightly"
+            drawn(1, 10),
+            0,
+            model_name="bert",
+            tags={"release": "1.0"},
+            git_commit="a" * 40,
+            experiment="nightly",
+            packages={"torch": "2.13.0"},
         ),
-        *rows_of(drawn(2, 10), 10, model_name="bert", tags={"release": "<b>|1.1"}, git_commit="b" * 40),
+        *rows_of(
+            drawn(2, 10),
+            10,
+            model_name="bert",
+            tags={"release": "<b>|1.1"},
+            git_commit="b" * 40,
+            packages={"torch": "2.14.0"},
+        ),
         *rows_of(drawn(3, 10), 20, model_name="gpt|2", tags={"release": "1.0"}, git_commit="a" * 40),
         *rows_of(drawn(4, 10, 1.2), 30, model_name="gpt|2", tags={"release": "<b>|1.1"}, git_commit="b" * 40),
         *rows_of(drawn(5, 1, 1.5), 40, model_name="bert", threads=1),
@@ -67,6 +80,7 @@ def test_what_got_slower_is_named_and_the_rest_is_the_same(ask: Ask, made: Path)
         ("git:aaaaaaaaaa", "git:bbbbbbbbbb"),
         ("model:bert,gpt|2 ..2026-10-01T09:30", "2026-10-01T09:30..2026-10-01T19:30"),
         ("experiment:nightly", "model:bert git:bbbbbbbb"),
+        ("package:torch=2.13.0 git:aaaaaaaa", "package:torch=2.14.0"),
     ],
 )
 def test_sides_are_chosen_by_revision_date_and_experiment(ask: Ask, made: Path, a: str, b: str) -> None:
