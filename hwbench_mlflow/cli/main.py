@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "hwbench_mlflow.cli.regressions:regressions",
         "What got slower over time, and why?",
     ),
+    "recommend": ("hwbench_mlflow.cli.recommend:recommend", "Which device for a model, and how sure is that?"),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }

@@ -1,4 +1,4 @@
-"""How often changes of level are found, and found where there are none: hwbench, Apache Otava, and a plain 5% threshold.
+"""How often changes of level are found, and found where there are none: by hwbench, by Otava, by a 5% threshold.
 
 Run from the repository's top: ``python -m tests.benchmarks.bench_changes [--histories N]``. The histories are invented,
 100 runs each, with one run's spread of 1%. Otava's own detector is run where it can be imported (its pinned numpy and
