@@ -16,10 +16,7 @@ SHOWN = 30
 def name(one: Candidate) -> str:
     """A device and the configuration on it."""
     work = one.work
-    size = (
-        f"{work['sequence_length']} tokens" if work["sequence_length"] is not None else f"{work['image_size']} pixels"
-    )
-    parts = [f"batch {work['batch_size']}", size, str(work["effective_precision"])]
+    parts = [f"batch {work['batch_size']}", words.size(work), str(work["effective_precision"])]
     parts += [f"{work['threads']} threads"] if work["threads"] is not None else []
     parts += [str(work["scenario"])] if work["scenario"] != "latency" else []
     parts += [f"compiled: {work['compile_mode']}"] if work["compile_mode"] != "eager" else []
