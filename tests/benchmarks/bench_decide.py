@@ -1,4 +1,4 @@
-"""How long the four commands that decide take over many published results, beside pandas that answers the same question.
+"""How long the four commands that decide take over many published results, beside pandas that answers the same.
 
 Run from the repository's top: ``python -m tests.benchmarks.bench_decide [--rows N] [--folder DIR] [--keep]``. The rows
 are one invented row many times, with medians drawn anew, over models, batch sizes, revisions and a year; published
@@ -37,7 +37,8 @@ def build(folder: Path, rows: int) -> dict[str, float]:
     many(folder, 0, rows)
     with duckdb.connect(str(folder / "rows.duckdb")) as connection:
         connection.execute(
-            f"""SELECT setseed(0.5); CREATE TEMP TABLE one AS FROM models SEMI JOIN performance_results USING (model_id);
+            f"""SELECT setseed(0.5);
+                CREATE TEMP TABLE one AS FROM models SEMI JOIN performance_results USING (model_id);
                 INSERT INTO models SELECT one.* REPLACE ('m' || i AS model_id, 'model ' || i AS model_name)
                 FROM one, range({MODELS}) r(i);
                 CREATE TEMP TABLE drawn AS SELECT run_id, row_number() OVER () AS i FROM performance_results;
