@@ -47,7 +47,11 @@ def test_forged_rows_change_no_answer(
     assert gated.exit_code == 0, gated.output
     before = answers()
     assert before["recommend"][0]["ranking"]
-    more = ", md5('forged') AS result_id, latency_ms_p50 / 100 AS latency_ms_p50, 1e6 AS throughput_items_per_s"
+    # Its own digest: a row with the digests of another is a replay, and both are kept out until one is deleted.
+    more = (
+        ", md5('forged') AS result_id, sha256('forged') AS result_sha256, latency_ms_p50 / 100 AS latency_ms_p50, "
+        "1e6 AS throughput_items_per_s"
+    )
     for table, replaced in (("performance_results", more), ("benchmark_runs", ""), ("latency_samples", "")):
         edit(db, FORGED.format(table=table, more=replaced))
     edit(db, "INSERT INTO verdict_findings SELECT md5('x'), 0, 'rule', 'simulated', 'reason'")
