@@ -44,7 +44,7 @@ def build(folder: Path, rows: int) -> dict[str, float]:
                 CREATE TEMP TABLE drawn AS SELECT run_id, row_number() OVER () AS i FROM performance_results;
                 UPDATE performance_results p SET model_id = 'm' || (i % {MODELS}),
                     batch_size = 1 << ((i // {MODELS}) % {BATCHES})::INTEGER,
-                    git_commit = repeat(CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END, 40),
+                    git_commit = repeat(CASE WHEN (i // ({MODELS} * {BATCHES})) % 2 = 0 THEN 'a' ELSE 'b' END, 40),
                     latency_ms_p50 = 10 * exp(0.02 * sqrt(-2 * ln(1 - random())) * cos(6.2831853 * random())),
                     throughput_items_per_s = 100 * exp(0.02 * (random() - 0.5)),
                     kernel = '6.' || (i * 5 // {rows}), hostname = 'host ' || (hash(i) % 100),
