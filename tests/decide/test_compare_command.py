@@ -154,21 +154,32 @@ def test_units_that_differ_are_never_divided(ask: Ask, tmp_path: Path) -> None:
     assert only["reasons"] == ["other metric: latency_ms_p50 and throughput_items_per_s"]
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "called"),
-    [
-        ("effective_precision", "bf16", "precision"), ("weights", "pretrained", "weights"),
-        ("device_driver", "560", "driver"), ("host_id", "elsewhere", "host"), ("key_id", "another", "signing key"),
-        ("backend", "other:Backend", "backend"), ("device_uuid", "GPU-2", "device"),
-    ],
-)  # fmt: skip
-def test_what_is_not_alike_is_said(ask: Ask, tmp_path: Path, column: str, value: str, called: str) -> None:
-    rows = [*rows_of(drawn(1, 5), 0, git_commit="a" * 40), *rows_of(drawn(2, 5), 5, git_commit="b" * 40)]
-    published(tmp_path, [{**row, column: value} if row["git_commit"] == "b" * 40 else row for row in rows])
-    (only,) = document(ask("git:aaaaaaa", "git:bbbbbbb", "--json"))["comparisons"]  # type: ignore[misc]
-    assert only["verdict"] == "AMBIGUOUS"
-    assert only["reasons"][0].startswith(f"other {called}: ")
-    assert only["reasons"][0].endswith(value)
+UNLIKE = {
+    "effective_precision": ("bf16", "precision"), "weights": ("pretrained", "weights"),
+    "device_driver": ("560", "driver"), "host_id": ("elsewhere", "host"), "key_id": ("another", "signing key"), "backend": ("other:Backend", "backend"),
+    "device_uuid": ("GPU-2", "device"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for each column that the two revisions do not share."""
+    rows: list[dict[str, object]] = []
+    for column, (value, _) in UNLIKE.items():
+        rows += rows_of(drawn(1, 4), len(rows), model_name=column, git_commit="a" * 40)
+        rows += rows_of(drawn(2, 4), len(rows), model_name=column, git_commit="b" * 40, **{column: value})
+    return published(tmp_path_factory.mktemp("unlike"), rows)
+
+
+def test_what_is_not_alike_is_said(ask: Ask, unlike: Path) -> None:
+    found = document(ask("git:aaaaaaa", "git:bbbbbbb", "--json", "--published", str(unlike)))
+    said = {c["configuration"]["model_name"]: (c["verdict"], *c["reasons"]) for c in found["comparisons"]}  # type: ignore[attr-defined]
+    assert said.keys() == UNLIKE.keys()
+    for column, (value, called) in UNLIKE.items():
+        verdict, *reasons = said[column]
+        assert verdict == "AMBIGUOUS"
+        assert reasons[0].startswith(f"other {called}: ")
+        assert reasons[0].endswith(value)
 
 
 def test_like_is_paired_with_like_and_what_is_left_is_counted(ask: Ask, tmp_path: Path) -> None:
