@@ -147,7 +147,7 @@ def _tail(sides: Sides, checked: Check | None, allow_ambiguous: bool) -> list[st
     if checked is not None:
         passed = checked.passed(ambiguous_passes=allow_ambiguous)
         lines.append(
-            f"a regression of {checked.threshold:.3g} or more: {len(checked.regressed)} found, "
+            f"a regression of {checked.threshold:.1%} or more: {len(checked.regressed)} found, "
             f"{len(checked.undecided)} not excluded: {'passed' if passed else 'FAILED'}"
         )
     return lines

@@ -209,7 +209,7 @@ def _decide(found: Comparison, margin: float) -> Comparison:
     if excludes:
         why = f"p is {found.p_adjusted:.2g} after Holm's correction: measure more runs a side"
     else:
-        why = f"the interval holds 1 and reaches beyond the margin of {margin:.3g}: measure more runs a side"
+        why = f"the interval holds 1 and reaches beyond the margin of {margin:.1%}: measure more runs a side"
     return replace(found, reasons=(why,))
 
 

@@ -156,7 +156,8 @@ def test_units_that_differ_are_never_divided(ask: Ask, tmp_path: Path) -> None:
 
 UNLIKE = {
     "effective_precision": ("bf16", "precision"), "weights": ("pretrained", "weights"),
-    "device_driver": ("560", "driver"), "host_id": ("elsewhere", "host"), "key_id": ("another", "signing key"), "backend": ("other:Backend", "backend"),
+    "device_driver": ("560", "driver"), "host_id": ("elsewhere", "host"), "key_id": ("another", "signing key"),
+    "backend": ("other:Backend", "backend"),
     "device_uuid": ("GPU-2", "device"),
 }  # fmt: skip
 
