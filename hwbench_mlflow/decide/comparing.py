@@ -32,12 +32,15 @@ MIN_ALL = 6
 """Fewest runs of both sides together, and of a history, from which a spread is taken: 4 degrees of freedom."""
 DEFAULT_MARGIN = 0.02
 
-AUTO_METRIC = {"latency": "latency_ms_p50", "offline": "throughput_items_per_s"}
+AUTO_METRIC = {
+    "latency": "latency_ms_p50", "multistream": "latency_ms_p50", "offline": "throughput_items_per_s",
+    "server": "server_rate_per_s",
+}  # fmt: skip
 """What is compared unless something else is asked for, by scenario: overlapped inferences have no latency."""
 
 WORK = (
     "model_name", "platform", "device_name", "requested_precision", "batch_size", "sequence_length", "image_size",
-    "scenario", "profile", "compile_mode", "threads",
+    "scenario", "latency_bound_ms", "latency_percentile", "query_size", "profile", "compile_mode", "threads",
 )  # fmt: skip
 """What the two sides of a pair agree in: the configuration as it was asked for."""
 

@@ -157,7 +157,7 @@ VARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "batch": ("batch_size",),
         "sequence": ("sequence_length",),
         "image": ("image_size",),
-        "scenario": ("scenario",),
+        "scenario": ("scenario", "latency_bound_ms", "latency_percentile", "query_size"),
         "compile": ("compile_mode",),
         "threads": ("threads",),
         "profile": ("profile",),

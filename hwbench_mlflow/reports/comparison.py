@@ -21,7 +21,8 @@ MAX_MARKDOWN_ROWS = 100
 
 _WORDS = {
     "batch_size": "batch {}", "sequence_length": "{} tokens", "image_size": "{}x{} pixels", "requested_precision": "{}",
-    "threads": "{} threads",
+    "threads": "{} threads", "latency_bound_ms": "within {:g} ms", "latency_percentile": "at p{}",
+    "query_size": "queries of {}",
 }  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def label(work: Mapping[str, Any]) -> str:
     parts = [words.short(str(work["model_name"]), 60)] if work["model_name"] is not None else []
     parts += [f"on {where}"] if where else []
     head = " ".join(parts)
-    rest = [text.format(work[name], work[name]) for name, text in _WORDS.items() if work[name] is not None]
+    rest = [text.format(work[name]) for name, text in _WORDS.items() if work[name] is not None]
     rest += [str(work["scenario"])] if work["scenario"] not in {None, "latency"} else []
     rest += [f"compiled: {work['compile_mode']}"] if work["compile_mode"] not in {None, "eager"} else []
     rest += [f"profile {work['profile']}"] if work["profile"] is not None else []

@@ -40,13 +40,13 @@ def candidates(
     found: Published, model: str | None, task: str | None, side: Selector | None, *, table: str = "real_results"
 ) -> list[Candidate]:
     """Every ranked configuration of the model, of models like it (same architecture or task, half to twice its
-    parameters), or of the task."""
+    parameters), or of the task. Of the scenarios latency and offline: a server's numbers are of the rate it found."""
     values: dict[str, Any] = {"model": model, "task": task}
     wanted = "true" if side is None else condition(side, "s", values)
     keys = ", ".join(KEYS)
     percentiles = ", ".join(f"median(latency_ms_p{p}) AS p{p}" for p in PERCENTILES)
     cursor = found.connection.execute(
-        f"""WITH chosen AS (FROM {table} WHERE ranked AND {wanted}),
+        f"""WITH chosen AS (FROM {table} WHERE ranked AND scenario IN ('latency', 'offline') AND {wanted}),
             asked AS (
                 SELECT any_value(architecture) AS architecture, any_value(task) AS task,
                        any_value(parameter_count) AS size

@@ -52,7 +52,7 @@ def open_for(path: Path, selectors: Iterable[Selector], metric: str | None) -> P
     """
     value_sql(metric)
     reads = reads_of(selectors)
-    metrics = list(AUTO_METRIC.values()) if metric is None else [metric]
+    metrics = [*METRIC_COLUMNS, *([] if metric is None else [metric])]
     reads["real_results"] = list(
         dict.fromkeys(
             [*reads["real_results"], *COLUMNS, "created_at", "stable", "noise_reasons", "throttle_event_count",
@@ -68,14 +68,16 @@ def value_sql(metric: str | None) -> tuple[str, str]:
         if metric not in METRICS or METRICS[metric].better is None:
             ranked = ", ".join(name for name, spec in METRICS.items() if spec.better is not None)
             raise UsageError(f"{metric!r} is no metric of which more or less is better", remedy=f"One of {ranked}")
-        return metric, f"'{metric}'"
+        # A server's latencies are of whatever rate that run found: they compare with nothing.
+        held = f"CASE WHEN scenario <> 'server' THEN {metric} END" if metric.startswith("latency_") else metric
+        return held, f"'{metric}'"
     whens = [f"WHEN '{scenario}' THEN" for scenario in AUTO_METRIC]
     values = " ".join(f"{w} {m}" for w, m in zip(whens, AUTO_METRIC.values(), strict=True))
     names = " ".join(f"{w} '{m}'" for w, m in zip(whens, AUTO_METRIC.values(), strict=True))
     return f"CASE scenario {values} END", f"CASE scenario {names} END"
 
 
-METRIC_COLUMNS = ("scenario", *AUTO_METRIC.values())
+METRIC_COLUMNS = tuple(dict.fromkeys(["scenario", *AUTO_METRIC.values()]))
 
 THROTTLED = """(coalesce(throttle_event_count > 0, false)
                 OR len(list_filter(noise_reasons, lambda x: starts_with(x, 'throttled'))) > 0)"""

@@ -67,7 +67,8 @@ def warehouse(folder: Path, rows: Sequence[Row], *, samples: Mapping[str, Sequen
             _insert(connection, number, row)
         for run, values in (samples or {}).items():
             connection.executemany(
-                "INSERT INTO latency_samples VALUES (?, 0, 'timed', ?, ?, 1, ?)",
+                "INSERT INTO latency_samples (run_id, worker, phase, sample, sample_ns, runs_per_sample, latency_ms) "
+                "VALUES (?, 0, 'timed', ?, ?, 1, ?)",
                 [[run, n, round(v * 1e6), v] for n, v in enumerate(values)],
             )
         for name in {str(row.get("experiment", "made")) for row in rows}:
