@@ -53,6 +53,7 @@ def compare(  # noqa: PLR0917 -- click passes by name
     Reads only what `hwbench gate` published. Each pair is FASTER, SLOWER, SAME (within the margin, for sure) or
     AMBIGUOUS, which says why: too few runs, noise, or two things that are not alike (precision, weights, driver, host,
     key, throttling). Measure both sides at least 4 times; 10 are better. p-values are corrected for all pairs together.
+    A configuration on one side only is counted, and fails nothing.
 
     \b
     hwbench compare git:main git:HEAD --fail-on-regression 5%
