@@ -16,11 +16,12 @@ Where runs are few, noise within one is not in the spread between them: a noisy 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 from hwbench_mlflow.decide import ratios
 from hwbench_mlflow.metrics import METRICS
@@ -149,7 +150,8 @@ def _measure(pair: Pair, seed: int) -> Comparison:
             reasons.append(f"{side.missing} of {side.count} runs of {name} have no {pair.metric}")
         if side.throttled:
             reasons.append(f"{side.throttled} of {side.count} runs of {name} were throttled")
-        if any(not math.isfinite(value) or value <= 0 for value in side.values):
+        measured = np.asarray(side.values, dtype=float)
+        if not (np.isfinite(measured) & (measured > 0)).all():
             reasons.append(f"{name} has values of {pair.metric} that are no positive numbers")
     usable = not any("no positive numbers" in reason for reason in reasons)
     found = Comparison(pair=pair, outcome=Outcome.AMBIGUOUS, reasons=tuple(reasons))
@@ -226,9 +228,7 @@ def _told_once(differs: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, s
 
 
 def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return float(np.median(np.asarray(values, dtype=float)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

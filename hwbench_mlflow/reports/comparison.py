@@ -87,9 +87,9 @@ def _cells(one: Comparison) -> list[str]:
 
 def median(side: Side) -> float | None:
     """The median of the runs; None where none has a value."""
-    ordered = sorted(side.values)
-    n = len(ordered)
-    return None if not n else (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    import numpy as np
+
+    return float(np.median(np.asarray(side.values, dtype=float))) if len(side.values) else None
 
 
 def _middle(side: Side) -> str:

@@ -149,7 +149,7 @@ def _groups(found: Published, side: str, free: set[str]) -> list[_Group]:
         made.append(
             _Group(
                 side=Side(
-                    count=row["n"], values=sorted(row["measured"] or ()), run_ids=row["runs"],
+                    count=row["n"], values=row["measured"] or (), run_ids=row["runs"],
                     noisy=row["noisy"], throttled=row["throttled"], missing=row["missing"],
                 ),
                 metric=row["metric"],
@@ -199,7 +199,7 @@ def _matched(a: Sequence[_Group], b: Sequence[_Group], runs_a: int, runs_b: int)
 def _merged(groups: Sequence[_Group]) -> _Group:
     sides = [g.side for g in groups]
     side = Side(
-        count=sum(s.count for s in sides), values=sorted(v for s in sides for v in s.values),
+        count=sum(s.count for s in sides), values=[v for s in sides for v in s.values],
         run_ids=sorted(r for s in sides for r in s.run_ids)[:LISTED_RUNS], noisy=sum(s.noisy for s in sides),
         throttled=sum(s.throttled for s in sides), missing=sum(s.missing for s in sides),
     )  # fmt: skip
