@@ -67,6 +67,7 @@ def build(folder: Path, rows: int) -> dict[str, float]:
 def command(name: str, *arguments: str) -> dict[str, float]:
     """One command as the command line runs it, after imports; whether it refused is not looked at."""
     import numpy as np
+    import pandas as pd
     import pyarrow.compute
     import ruptures
     import scipy.stats
@@ -76,7 +77,7 @@ def command(name: str, *arguments: str) -> dict[str, float]:
     from hwbench_mlflow.reports import comparison, coverage, recommendation, regressions  # noqa: F401
     from hwbench_mlflow.warehouse import candidates, history, pairs  # noqa: F401
 
-    del np, pyarrow, ruptures, scipy
+    del np, pd, pyarrow, ruptures, scipy
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         begin = time.perf_counter()
         with contextlib.suppress(HwbenchError):
