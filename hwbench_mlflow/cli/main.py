@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "recommend": ("hwbench_mlflow.cli.recommend:recommend", "Which device for a model, and how sure is that?"),
     "coverage": ("hwbench_mlflow.cli.coverage:coverage", "What was measured where, and what to run next?"),
+    "dashboard": ("hwbench_mlflow.cli.dashboard:dashboard", "The state of everything, in a browser or as files."),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }

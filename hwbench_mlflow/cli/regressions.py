@@ -13,7 +13,10 @@ from hwbench_mlflow.cli.choices import PATH, PERCENT, published_option
 
 if TYPE_CHECKING:
     from hwbench_mlflow.decide.changes import Story
+    from hwbench_mlflow.decide.selectors import Selector
     from hwbench_mlflow.warehouse.published import Published
+
+DEFAULT_THRESHOLD, DEFAULT_MIN_CHANGE, DEFAULT_LAST = 0.05, 0.01, 200
 
 
 @click.command()
@@ -21,13 +24,25 @@ if TYPE_CHECKING:
 @click.option("--side", "named", default="", help="The same as SIDE, for those who have to name it.")
 @click.option("--metric", help="What is looked at (default: median latency; throughput where inferences overlapped).")
 @click.option(
-    "--threshold", type=PERCENT, default="5%", show_default=True, help="A level this much worse is a regression."
+    "--threshold",
+    type=PERCENT,
+    default=f"{DEFAULT_THRESHOLD:.0%}",
+    show_default=True,
+    help="A level this much worse is a regression.",
 )
 @click.option(
-    "--min-change", type=PERCENT, default="1%", show_default=True, help="Changes smaller than this are not listed."
+    "--min-change",
+    type=PERCENT,
+    default=f"{DEFAULT_MIN_CHANGE:.0%}",
+    show_default=True,
+    help="Changes smaller than this are not listed.",
 )
 @click.option(
-    "--last", type=click.IntRange(8, 5000), default=200, show_default=True, help="Newest runs of each configuration."
+    "--last",
+    type=click.IntRange(8, 5000),
+    default=DEFAULT_LAST,
+    show_default=True,
+    help="Newest runs of each configuration.",
 )
 @click.option("--allow-unreadable", is_flag=True, help="A history whose order is not known does not fail.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
@@ -52,11 +67,9 @@ def regressions(  # noqa: PLR0917 -- click passes by name
     """
     from hwbench_mlflow.cli.choices import warn_if_stale, with_commits
     from hwbench_mlflow.cli.output import write_whole
-    from hwbench_mlflow.decide.changes import read
     from hwbench_mlflow.decide.selectors import parse
     from hwbench_mlflow.errors import Refused, StoreError
-    from hwbench_mlflow.metrics import METRICS
-    from hwbench_mlflow.warehouse.history import histories, open_history
+    from hwbench_mlflow.warehouse.history import open_history
 
     form = "json" if as_json else form
     if side and named:
@@ -64,21 +77,11 @@ def regressions(  # noqa: PLR0917 -- click passes by name
     side = side or named or None
     chosen = with_commits(parse(side)) if side else None
     with open_history(published, chosen, metric) as found:
-        series = histories(found, chosen, metric, last=last)
-        if not series:
+        stories = stories_of(found, chosen, metric, threshold=threshold, min_change=min_change, last=last)
+        if not stories:
             raise StoreError(
                 f"{'nothing' if side is None else f'{side!r} chooses nothing'} in {published} that has a history"
             )
-        stories = [
-            _with_packages(
-                found,
-                read(
-                    one, higher_is_worse=METRICS[one.metric].better == "lower", threshold=threshold,
-                    min_change=min_change,
-                ),
-            )
-            for one in series
-        ]  # fmt: skip
         stale = found.stale_against(db)
     warn_if_stale(stale)
     context = {"side": side, "threshold": threshold, "stale": stale, "gate_id": found.manifest["gate_id"]}
@@ -99,6 +102,25 @@ def regressions(  # noqa: PLR0917 -- click passes by name
         said = [f"{opened} regressions of {threshold:.1%} or more are unresolved"] if opened else []
         said += [f"{unreadable} histories cannot be read"] if unreadable and not allow_unreadable else []
         raise Refused("; ".join(said))
+
+
+def stories_of(
+    found: Published, side: Selector | None, metric: str | None, *, threshold: float, min_change: float, last: int
+) -> list[Story]:
+    """What happened in each history of an open published file; none where nothing has one."""
+    from hwbench_mlflow.decide.changes import read
+    from hwbench_mlflow.metrics import METRICS
+    from hwbench_mlflow.warehouse.history import histories
+
+    return [
+        _with_packages(
+            found,
+            read(
+                one, higher_is_worse=METRICS[one.metric].better == "lower", threshold=threshold, min_change=min_change
+            ),
+        )
+        for one in histories(found, side, metric, last=last)
+    ]
 
 
 def _with_packages(found: Published, story: Story) -> Story:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.reports import words
 from hwbench_mlflow.summary import Row, Summary, Trend
@@ -68,11 +68,17 @@ def draw(summary: Summary) -> list[Drawn | NotDrawn]:
             *(_multistreams(rows) for rows in [_of(every, "multistream")] if rows),
             _bars("memory", "Peak memory", ranked, "memory_peak_mb", "MB, the worker process (less is better)"),
             _bars("energy", "Energy of one item", ranked, "energy_j_per_item", "J per item (less is better)"),
-            _trend_figure(summary.trends),
+            _trends(summary.trends),
         ]
         if summary.simulated is not None and summary.simulated.latest:
             drawn.append(_simulated(summary.simulated.latest))
     return drawn
+
+
+def trend_figure(trends: Sequence[Trend]) -> Drawn | NotDrawn:
+    """The figure of medians over time alone."""
+    with _style():
+        return _trends(trends)
 
 
 # --- as files ---------------------------------------------------------------------------------------
@@ -101,6 +107,20 @@ def png(drawn: Drawn) -> bytes:
     with _style(), _missing_glyphs_allowed():
         drawn.figure.savefig(out, format="png", dpi=150, facecolor="white")
     return out.getvalue()
+
+
+def figure_markup(drawn: Drawn) -> dict[str, Any]:
+    """A figure as templates take it, its SVG as markup."""
+    from markupsafe import Markup
+
+    # matplotlib has escaped the text in it; the pages' policies let no script of it run anyway.
+    return {
+        "name": drawn.name,
+        "title": drawn.title,
+        "description": drawn.description,
+        "simulated": drawn.simulated,
+        "svg": Markup(svg(drawn, themed=True)),  # noqa: S704
+    }
 
 
 @contextlib.contextmanager
@@ -301,7 +321,7 @@ def _heat_map(rows: Sequence[Row]) -> Drawn | NotDrawn:
     return Drawn(name="heatmap", title=title, description="; ".join(lines), figure=figure)
 
 
-def _trend_figure(trends: Sequence[Trend]) -> Drawn | NotDrawn:
+def _trends(trends: Sequence[Trend]) -> Drawn | NotDrawn:
     title = "Over time: median latency"
     if not trends:
         return NotDrawn(title=title, reason="no configuration was measured twice")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.reports import words
-from hwbench_mlflow.reports.figures import Drawn, NotDrawn, svg
+from hwbench_mlflow.reports.figures import Drawn, NotDrawn, figure_markup
 from hwbench_mlflow.summary import Row, Summary
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def title(summary: Summary) -> str:
 
 def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
     """The whole page. Its size is bounded by what a summary shows, not by the results behind it."""
-    shown = [_figure(f) for f in figures if isinstance(f, Drawn)]
+    shown = [figure_markup(f) for f in figures if isinstance(f, Drawn)]
     return (
         environment()
         .get_template("report.html.j2")
@@ -50,19 +50,6 @@ def environment() -> Environment:
         loader=PackageLoader("hwbench_mlflow.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-
-
-def _figure(drawn: Drawn) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    # matplotlib has escaped the text in it; the page's policy lets no script run anyway.
-    return {
-        "name": drawn.name,
-        "title": drawn.title,
-        "description": drawn.description,
-        "simulated": drawn.simulated,
-        "svg": Markup(svg(drawn, themed=True)),  # noqa: S704
-    }
 
 
 def _shown(row: Row) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def headline(stories: Sequence[Story]) -> str:
 def to_text(stories: Sequence[Story]) -> Iterator[str]:
     """What is open first, then what changed, then what could not be read."""
     yield headline(stories)
-    shown = _ordered(stories)
+    shown = ordered(stories)
     for story in shown[:SHOWN]:
         yield ""
-        yield f"{_state(story)}  {_name(story)}"
-        yield from (f"    {line}" for line in _lines(story))
+        yield f"{state(story)}  {name(story)}"
+        yield from (f"    {line}" for line in lines(story))
     if len(shown) > SHOWN:
         yield ""
         yield f"{len(shown) - SHOWN} more histories are not shown"
@@ -45,33 +45,37 @@ def to_markdown(stories: Sequence[Story]) -> Iterator[str]:
     """For a pull request or a job's summary."""
     yield MARKER
     yield f"### hwbench: {headline(stories)}"
-    shown = _ordered(stories)
+    shown = ordered(stories)
     for story in shown[:SHOWN]:
         yield ""
-        yield f"- **{_state(story)}** {cell(_name(story))}"
-        yield from (f"  - {cell(line)}" for line in _lines(story))
+        yield f"- **{state(story)}** {cell(name(story))}"
+        yield from (f"  - {cell(line)}" for line in lines(story))
     if len(shown) > SHOWN:
         yield ""
         yield f"{len(shown) - SHOWN} more histories are not shown."
 
 
-def _ordered(stories: Sequence[Story]) -> list[Story]:
+def ordered(stories: Sequence[Story]) -> list[Story]:
+    """Those with something to say, the worst first."""
     worth = [s for s in stories if s.changes or s.trouble is not None]
     return sorted(worth, key=lambda s: (s.open is None, s.trouble is None, -(s.open or 0)))
 
 
-def _state(story: Story) -> str:
+def state(story: Story) -> str:
+    """One word for a history."""
     if story.trouble is not None:
         return "UNREADABLE"
     return "REGRESSION" if story.open is not None else "changed"
 
 
-def _name(story: Story) -> str:
+def name(story: Story) -> str:
+    """Which history it is."""
     config = story.series.configuration
     return f"{label(config)}, host {words.short(str(config['host_id']), 16)}: {story.series.metric}"
 
 
-def _lines(story: Story) -> Iterator[str]:
+def lines(story: Story) -> Iterator[str]:
+    """What happened in it, a line each."""
     if story.trouble is not None:
         yield story.trouble
         return
@@ -111,7 +115,7 @@ def document(stories: Sequence[Story], context: dict[str, Any]) -> dict[str, Any
         "histories": len(stories),
         "too_short": sum(s.short for s in stories),
         "regressions": sum(s.open is not None for s in stories),
-        "stories": [_entry(s) for s in _ordered(stories)],
+        "stories": [_entry(s) for s in ordered(stories)],
     }
 
 
@@ -123,7 +127,7 @@ def _entry(story: Story) -> dict[str, Any]:
         "unit": METRICS[story.series.metric].unit,
         "runs": len(runs),
         "older_runs": story.series.earlier,
-        "state": _state(story),
+        "state": state(story),
         "trouble": story.trouble,
         "open_slowdown": story.open,
         "baseline_run_ids": [r.run_id for r in runs[slice(*story.baseline)]] if story.baseline else [],

@@ -212,6 +212,7 @@ def _context(connection: DuckDBPyConnection) -> None:
                PARTITION BY host_id, hardware_type, device_id ORDER BY probed_at DESC NULLS LAST, run_id) = 1
            ORDER BY host_id, hardware_type, device_id, probed_at"""
     )
+    connection.execute(_CHANGES)
     connection.execute(
         """INSERT INTO pub.failures
            SELECT b.run_id, b.model_name, b.hardware_type, b.failure_category, b.failure_reason,
@@ -255,6 +256,30 @@ def _labels(connection: DuckDBPyConnection) -> None:
                GROUP BY packages_id)
            ORDER BY ALL"""
     )
+
+
+# A probe is one answer of one platform: verified if each of its devices was. Devices are named, so that a card that was
+# swapped is a change. A probe of which the machine or the time is unknown is in no stretch.
+_CHANGES = """
+    INSERT INTO pub.availability_changes
+    WITH answers AS (
+        SELECT host_id, any_value(hostname) AS hostname, hardware_type, probe_id, min(run_id) AS run_id,
+               max(probed_at) AS probed_at, any_value(status) AS status, bool_and(is_verified) AS is_verified,
+               coalesce(string_agg(DISTINCT concat_ws(': ', device_id, device_name), ', '), '') AS devices,
+               any_value(reason) AS reason
+        FROM hardware_availability_log
+        WHERE run_id NOT IN (SELECT run_id FROM g_keep_out) AND host_id IS NOT NULL AND probed_at IS NOT NULL
+        GROUP BY host_id, hardware_type, probe_id),
+    turns AS (
+        SELECT *, (status, is_verified, devices) IS DISTINCT FROM lag((status, is_verified, devices)) OVER w AS turned
+        FROM answers WINDOW w AS (PARTITION BY host_id, hardware_type ORDER BY probed_at, probe_id, run_id)),
+    stretches AS (
+        SELECT *, count(*) FILTER (turned) OVER (
+            PARTITION BY host_id, hardware_type ORDER BY probed_at, probe_id, run_id) AS stretch FROM turns)
+    SELECT host_id, max_by(hostname, probed_at), hardware_type, any_value(status), any_value(is_verified),
+           any_value(devices), max_by(reason, probed_at), min(probed_at), max(probed_at), count(*)
+    FROM stretches GROUP BY host_id, hardware_type, stretch
+    ORDER BY host_id, hardware_type, min(probed_at)"""
 
 
 def _rules(connection: DuckDBPyConnection, what: Publication) -> None:

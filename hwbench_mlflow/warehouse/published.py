@@ -51,6 +51,10 @@ LAYOUT = {
     "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR,
         failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, failure_remedy VARCHAR,
         created_at TIMESTAMP""",
+    # How a machine's platforms answered over time: a row for each stretch of probes that found the same.
+    "availability_changes": """host_id VARCHAR NOT NULL, hostname VARCHAR, hardware_type VARCHAR NOT NULL,
+        status VARCHAR NOT NULL, is_verified BOOLEAN NOT NULL, devices VARCHAR NOT NULL, reason VARCHAR NOT NULL,
+        since TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL, probe_count BIGINT NOT NULL, CHECK (until >= since)""",
     # What people call runs, to choose some by. Anybody can edit a tag in MLflow: nothing is concluded from one.
     "labels": "run_id VARCHAR NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL",
     "experiments": "experiment_id BIGINT PRIMARY KEY, name VARCHAR NOT NULL",

@@ -98,6 +98,11 @@ def _results(connection: DuckDBPyConnection, table: str, filters: Filters) -> Re
     return Results(latest=latest, configurations=counts[0], results=counts[1])
 
 
+def trends(found: Published, filters: Filters) -> list[Trend]:
+    """The configurations that were measured most often, over time."""
+    return _trends(found.connection, _results(found.connection, "real_results", filters).latest, filters)
+
+
 def _trends(connection: DuckDBPyConnection, latest: Sequence[Row], filters: Filters) -> list[Trend]:
     # A server's latencies are of whatever rate that run found: no trend.
     repeated = (row for row in latest if row["result_count"] > 1 and row["scenario"] != "server")
