@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gate": ("hwbench_mlflow.cli.gate:gate", "Audit the warehouse and publish what passes."),
     "report": ("hwbench_mlflow.cli.report:report", "A page of what was published: HTML, Markdown, JSON, CSV."),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
+    "roofline": ("hwbench_mlflow.cli.roofline:roofline", "A device's measured peak and bandwidth, as an MLflow run."),
+    "simulate": ("hwbench_mlflow.cli.simulate:simulate", "Datasheets for estimates, and how good estimates are."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }
 """Name -> where the command is, and its line in the help (kept here so that help imports none)."""

@@ -148,6 +148,10 @@ BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 @click.option(
     "--backend", type=OrEmpty(click.STRING), hidden=True, help="Another backend, by entry point or module:Class."
 )
+@click.option(
+    "--simulate", type=OrEmpty(click.STRING), metavar="NAME|FILE",
+    help="Do not measure: estimate from this datasheet (`hwbench simulate` lists them). Always labelled SIMULATED.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def run(**options: Any) -> None:
     """Measure a model on a platform, as an MLflow run.
@@ -157,7 +161,13 @@ def run(**options: Any) -> None:
     hwbench run --model bert-tiny --hardware openvino --batch-size 1,8,32
     hwbench run --model ./my-model --hardware cuda --device cuda:1 --profile standard
     hwbench run --model bert-tiny --hardware cpu --scenario server --latency-bound-ms 50
+    hwbench run --model bert --hardware cuda --precision bf16 --simulate h100-sxm
     """
+    if options["simulate"] is not None:
+        from hwbench_mlflow.cli.estimates import estimate_runs
+
+        estimate_runs(options)
+        return
     from hwbench_mlflow.keystore import load_keyring, signing_key
 
     use_browser(options["browser"])
