@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from duckdb import DuckDBPyConnection
 
-PUBLISHED_VERSION = 1
+PUBLISHED_VERSION = 2
 DEFAULT_PUBLISHED = Path("published.duckdb")
 
 JOINED = {
@@ -40,6 +40,12 @@ RESULT_CHECKS = {
     "real_results": ("verdict = 'verified'", "NOT is_simulated", "simulation_reason IS NULL"),
     "simulated_results": ("verdict = 'simulated'", "is_simulated", "simulation_reason IS NOT NULL"),
 }
+
+DOCUMENT_CHECKS = {
+    "estimates": ("verdict = 'simulated'", "is_simulated", "simulation_reason IS NOT NULL"),
+    "rooflines": ("verdict = 'verified'", "NOT is_simulated"),
+}
+"""Tables that are no results, with the columns of the warehouse's own and ``gate_id``."""
 
 LAYOUT = {
     # A row a reason. Runs with a verdict but without a result (corrupt evidence, none at all) are here too.
@@ -62,11 +68,12 @@ SAMPLES_A_RUN = 2000
 MANIFEST_KEYS = frozenset(
     {
         "schema_version", "gate_id", "published_at", "hwbench_version", "warehouse", "warehouse_sync", "rows_in",
-        "rows_real", "rows_simulated", "rows_quarantined", "suites", "content_digest",
+        "rows_real", "rows_simulated", "rows_estimates", "rows_rooflines", "rows_quarantined", "suites",
+        "content_digest",
     }
 )  # fmt: skip
 
-TABLES = frozenset({*RESULT_CHECKS, *LAYOUT, "availability"})
+TABLES = frozenset({*RESULT_CHECKS, *DOCUMENT_CHECKS, *LAYOUT, "availability"})
 
 _AGAIN = "run `hwbench gate` to publish it anew"
 
@@ -246,16 +253,17 @@ def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, s
     if content_digest(connection, manifest) != manifest["content_digest"]:
         raise Refused(f"{path} was edited after it was published: its content has another digest", remedy=_AGAIN)
     # The digest says unchanged, for whoever cannot make a digest; these say what must hold in any file.
-    for table, checks in RESULT_CHECKS.items():
+    for table, checks in (RESULT_CHECKS | DOCUMENT_CHECKS).items():
         sound = " AND ".join(f"coalesce({check}, false)" for check in checks)
         strays = connection.execute(f"SELECT count(*) FROM {table} WHERE NOT ({sound})").fetchall()[0][0]  # noqa: S608
         if strays:
             raise Refused(f"{path} holds {strays} rows in {table} that are not: it was not made by hwbench")
     counts = connection.execute(
         "SELECT (SELECT count(*) FROM real_results)::VARCHAR, (SELECT count(*) FROM simulated_results)::VARCHAR, "
+        "(SELECT count(*) FROM estimates)::VARCHAR, (SELECT count(*) FROM rooflines)::VARCHAR, "
         "(SELECT count(DISTINCT run_id) FROM quarantine)::VARCHAR"
     ).fetchall()[0]
-    said = tuple(manifest[key] for key in ("rows_real", "rows_simulated", "rows_quarantined"))
+    said = tuple(manifest[f"rows_{kind}"] for kind in ("real", "simulated", "estimates", "rooflines", "quarantined"))
     if counts != said or sum(map(int, counts)) != int(manifest["rows_in"]):
         raise Refused(f"{path} does not hold the rows that its manifest counts: it was edited", remedy=_AGAIN)
 
