@@ -7,10 +7,11 @@ device leads here. Nothing is measured and no weights are loaded.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from hwbench_mlflow import __version__
-from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, UsageError
 from hwbench_mlflow.estimate import (
     Estimate,
@@ -27,7 +28,6 @@ from hwbench_mlflow.estimate import (
 )
 from hwbench_mlflow.host import describe_host
 from hwbench_mlflow.model import SCHEMA_VERSION, FailureCategory, Platform, Precision, Workload
-from hwbench_mlflow.roofline import Roofline
 from hwbench_mlflow.workloads.estimating import count_work
 
 
@@ -77,21 +77,24 @@ def made(platform: Platform, workload: Workload, model: EstimatedModel, work: Wo
     )
 
 
-def measured_sheet(found: Roofline, precision: Precision) -> SheetUse:
-    """A calibration as the datasheet of its device. Raises UsageError for a precision that it did not measure."""
-    peak = found.peak(precision)
-    if peak is None:
-        raise UsageError(f"the roofline of {found.device.name} has no peak in {precision}")
-    source = f"hwbench roofline {found.roofline_id} of {found.finished_at}: {found.method}"
-    memory = found.device.memory_bytes
+def calibrated_sheet(row: Mapping[str, Any], precision: Precision) -> SheetUse:
+    """A published calibration (a row of ``rooflines``) as the datasheet of its device.
+
+    Raises UsageError for a precision that it did not measure.
+    """
+    peak, bandwidth = row[f"peak_tflops_{precision}"], row["memory_bandwidth_gb_per_s"]
+    if peak is None or bandwidth is None:
+        raise UsageError(f"the calibration of {row['device_name']} has no peak in {precision}")
+    source = f"hwbench roofline {row['roofline_id']} of {row['calibrated_at']} UTC: {row['method']}"
+    memory = row["device_memory_bytes"]
     return SheetUse(
         kind=SheetKind.MEASURED,
-        name=f"roofline-{found.roofline_id[:8]}",
-        product=found.device.name,
-        vendor=found.device.vendor or "unknown",
-        sha256=sha256(encode(found)),
+        name=f"roofline-{row['roofline_id'][:8]}",
+        product=row["device_name"],
+        vendor=row["device_vendor"] or "unknown",
+        sha256=row["document_sha256"],
         precision=precision,
-        peak_flops_per_s=Figure(value=peak, source=source),
-        bandwidth_bytes_per_s=Figure(value=found.bandwidth_bytes_per_s, source=source),
+        peak_flops_per_s=Figure(value=peak * 1e12, source=source),
+        bandwidth_bytes_per_s=Figure(value=bandwidth * 1e9, source=source),
         memory_bytes=Figure(value=float(memory), source=source) if memory is not None else None,
     )
