@@ -71,7 +71,7 @@ def test_a_figure_without_a_source_cannot_be_used() -> None:
     assert SHEETS["m3-max-40core"].precisions == ()
     with pytest.raises(UsageError, match="no sourced peak in fp32"):
         SHEETS["m3-max-40core"].use(Platform.MPS, Precision.FP32)
-    with pytest.raises(UsageError, match="no sourced peak in bf16.*It can be in: fp32"):
+    with pytest.raises(UsageError, match=r"no sourced peak in bf16.*It can be in: fp32"):
         parse(GOOD.encode(), "mine").use(Platform.CUDA, Precision.BF16)
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_datasheet_is_refused_in_one_line(case: str) -> None:
 
 
 def test_a_name_or_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no datasheet 'h900'.*h100-sxm"):
+    with pytest.raises(UsageError, match=r"no datasheet 'h900'.*h100-sxm"):
         load("h900")
     with pytest.raises(UsageError, match="cannot read"):
         load(str(tmp_path / "none.yaml"))
