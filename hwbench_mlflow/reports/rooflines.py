@@ -62,6 +62,6 @@ def roofline_figure(rows: Sequence[Row], rooflines: Sequence[Row]) -> Drawn | No
     plain_log(axes.yaxis)
     axes.set_xlabel("arithmetic intensity, FLOP/byte (counted: weights once, inputs, outputs); hollow: a noisy result")
     axes.set_ylabel("TFLOP/s")
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="lower left", fontsize="small")
     more = f" ({len(roofs) - MAX_ROOFS} more roofs are not drawn)" if len(roofs) > MAX_ROOFS else ""
     return Drawn(name="roofline", title=TITLE + more, description="; ".join(lines), figure=figure)

@@ -90,7 +90,7 @@ BY_HAND = {
     "the reason": "UPDATE estimates SET simulation_reason = 'measured'",
     "its bandwidth": "UPDATE rooflines SET memory_bandwidth_gb_per_s = 9000",
     "a row taken away": "DELETE FROM estimates",
-    "the role": "UPDATE benchmark_runs SET role = 'roofline' WHERE role = 'estimate'",
+    "the role": "UPDATE benchmark_runs SET role = 'roofline', reasons = ['x'] WHERE role = 'estimate'",
 }
 
 
