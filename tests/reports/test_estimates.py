@@ -1,4 +1,4 @@
-"""Estimates and rooflines on a report: estimates only when asked for, apart, labelled; a roof over what was achieved."""
+"""Estimates and rooflines on a report: estimates only when asked for, apart; a roof over what was achieved."""
 
 # ruff: noqa: F811 -- fixtures of other modules
 
