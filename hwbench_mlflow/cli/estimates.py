@@ -120,23 +120,25 @@ class _Logged:
 
     def keep(self, name: str, parent: str | None, found: Estimate) -> None:
         """Sign and log."""
+        from hwbench_mlflow.cli.run import undisturbed
         from hwbench_mlflow.documents import judge_estimate_run, seal_estimate
 
         files = seal_estimate(found, self.key)
-        run_id = self.begin(name, parent)
-        self.store().log_estimate(run_id, files, self.key, self.keyring)
+        with undisturbed():
+            run_id = self.begin(name, parent)
+            self.store().log_estimate(run_id, files, self.key, self.keyring)
         self.done.append((run_id, judge_estimate_run(files, None, self.keyring)))
 
-    def fail(self, name: str, parent: str | None, error: Exception, request: RunRequest) -> None:
+    def fail(self, name: str, parent: str | None, error: BenchmarkFailed, request: RunRequest) -> None:
         """A run without a number, with the reason."""
+        from hwbench_mlflow.cli.run import undisturbed
         from hwbench_mlflow.host import describe_host
-        from hwbench_mlflow.model import FailureCategory
         from hwbench_mlflow.tracking import failure_of
 
-        category = getattr(error, "category", FailureCategory.USAGE)
-        run_id = self.begin(name, parent)
-        self.store().log_request(run_id, request)
-        self.store().fail(run_id, failure_of(error, category, request, describe_host()))
+        with undisturbed():
+            run_id = self.begin(name, parent)
+            self.store().log_request(run_id, request)
+            self.store().fail(run_id, failure_of(error, error.category, request, describe_host()))
 
     def end_parent(self, parent: str | None, wanted: int) -> None:
         """End the run that holds a run for each batch size."""

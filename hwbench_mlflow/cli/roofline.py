@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hwbench_mlflow.cli.run import POSITIVE, OrEmpty
+from hwbench_mlflow.cli.run import POSITIVE, OrEmpty, interruptible, undisturbed
 from hwbench_mlflow.model import Platform, Precision
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def roofline(  # noqa: PLR0917 -- click passes by name
     from hwbench_mlflow.calibrate import calibrate
     from hwbench_mlflow.cli.progress import TerminalProgress
     from hwbench_mlflow.documents import judge_roofline_run, seal_roofline
-    from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable
+    from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, Interrupted
     from hwbench_mlflow.host import describe_host
     from hwbench_mlflow.keystore import load_keyring, signing_key
     from hwbench_mlflow.model import FailureCategory
@@ -71,7 +71,7 @@ def roofline(  # noqa: PLR0917 -- click passes by name
     store = Store(tracking_uri, experiment)
     run_id = store.start(f"roofline-{hardware}")
     try:
-        with TerminalProgress() as progress:
+        with interruptible(), TerminalProgress() as progress:
             found = calibrate(
                 Platform(hardware), targets()[hardware], device=device, precisions=precisions, threads=threads,
                 seconds=seconds, progress=progress,
@@ -81,10 +81,12 @@ def roofline(  # noqa: PLR0917 -- click passes by name
         store.fail(run_id, failure_of(error, category, None, describe_host()))
         raise
     except BenchmarkFailed as error:
-        store.fail(run_id, failure_of(error, error.category, None, describe_host()))
+        failure = failure_of(error, error.category, None, describe_host())
+        store.fail(run_id, failure, killed=isinstance(error, Interrupted))
         raise
     files = seal_roofline(found, key)
-    store.log_roofline(run_id, files, key, keyring)
+    with undisturbed():
+        store.log_roofline(run_id, files, key, keyring)
     judged = judge_roofline_run(files, None, keyring)
     if as_json:
         from hwbench_mlflow.codec import encode

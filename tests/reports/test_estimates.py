@@ -26,18 +26,26 @@ Reported = Callable[..., Result]
 REASON = "roofline estimate from datasheet h100-sxm; nothing was measured"
 
 
-@pytest.fixture
-def reported(
-    documented: tuple[Lab, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Reported:
-    """``hwbench report`` where a result, an estimate and a calibration of the result's device are published."""
+@pytest.fixture(scope="module")
+def gated(documented: tuple[Lab, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Path]:
+    """A folder with a warehouse and what was published of it: a result, an estimate and a calibration of its device."""
     lab, db = documented
+    folder = tmp_path_factory.mktemp("estimates")
+    shutil.copyfile(db, folder / "hwbench.duckdb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWBENCH_HOME", str(lab.home))
+        assert run_gate(folder / "hwbench.duckdb", folder / "published.duckdb")[0].refusals == []
+    return lab, folder
+
+
+@pytest.fixture
+def reported(gated: tuple[Lab, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reported:
+    """``hwbench report`` there."""
+    lab, folder = gated
     monkeypatch.setenv("HWBENCH_HOME", str(lab.home))
     monkeypatch.chdir(tmp_path)
-    shutil.copyfile(db, tmp_path / "hwbench.duckdb")
-    assert run_gate(Path("hwbench.duckdb"), Path("published.duckdb"))[0].refusals == []
+    for name in ("hwbench.duckdb", "published.duckdb"):
+        shutil.copyfile(folder / name, tmp_path / name)
     return lambda *arguments: CliRunner().invoke(report, list(arguments))
 
 
