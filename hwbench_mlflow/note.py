@@ -170,6 +170,8 @@ def roofline_note(found: Roofline) -> str:
         ],
         *[f"| {name} | not measured: {escape(why)} | |" for name, why in found.skipped.items()],
         "",
+        *[f"> {escape(reason)}" for reason in found.noise_reasons],
+        "",
         f"{escape(found.method)}, {found.threads} threads, on {escape(found.host.hostname)}.",
         "",
         "The raw timings are in `hwbench/roofline.json`, signed; `hwbench verify` recomputes them.",

@@ -105,6 +105,14 @@ class Roofline:
     load_after: float | None
     host: HostInfo
 
+    @property
+    def noise_reasons(self) -> tuple[str, ...]:
+        """What may have made these limits lower than the device's; empty where nothing was seen."""
+        processors = self.host.cpu_count_logical
+        if self.load_before is None or self.load_before <= 0.5 * processors:
+            return ()
+        return (f"load average {self.load_before:.1f} on {processors} processors before it: limits may be too low",)
+
     def peak(self, precision: Precision) -> float | None:
         """FLOP/s at that precision; None if it was not measured."""
         return next((p.peak_flops_per_s for p in self.products if p.precision is precision), None)

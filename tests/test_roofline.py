@@ -101,3 +101,10 @@ def test_its_metrics_are_its_own() -> None:
     assert index.metrics["peak_tflops_fp32"] == pytest.approx(0.1)
     assert index.metrics["memory_bandwidth_gb_per_s"] == pytest.approx(10)
     assert "peak_tflops_fp16" not in index.metrics
+
+
+def test_a_busy_machine_is_said_to_be_one() -> None:
+    assert roofline().noise_reasons == ()
+    [reason] = replace(roofline(), load_before=7.0).noise_reasons
+    assert "load average 7.0 on 2 processors" in reason
+    assert replace(roofline(), load_before=None).noise_reasons == ()

@@ -117,7 +117,8 @@ def roofline_lines(run_id: str | None, judged: RooflineJudgement) -> list[str]:
     found = judged.roofline
     if found is None:
         return [f"no readable roofline: {'; '.join(judged.verdict.reasons)}"]
-    rows = [*_limits(found), ("verdict", str(judged.verdict.state)), *[("", r) for r in judged.verdict.reasons]]
+    noise = [("stability", f"noisy: {reason}") for reason in found.noise_reasons]
+    rows = [*_limits(found), *noise, ("verdict", str(judged.verdict.state)), *[("", r) for r in judged.verdict.reasons]]
     if run_id is not None:
         rows.append(("run", run_id))
     head = f"Roofline of {found.device.name} ({found.device.platform}), {found.threads} threads"

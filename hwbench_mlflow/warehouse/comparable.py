@@ -30,12 +30,14 @@ def comparable_results(found: Published) -> list[Row]:
 
 
 def calibrations(found: Published) -> list[Row]:
-    """The last calibration of each device of each host."""
+    """The best calibration of each device of each host: a peak is a maximum, so one that was measured while the machine
+    was busy can only be too low."""
     return _rows(
         found.connection,
         """SELECT * FROM rooflines
            QUALIFY row_number() OVER (
-               PARTITION BY host_id, platform, device_id ORDER BY calibrated_at DESC, run_id) = 1
+               PARTITION BY host_id, platform, device_id
+               ORDER BY peak_tflops_fp32 DESC NULLS LAST, calibrated_at DESC, run_id) = 1
            ORDER BY run_id""",
     )
 

@@ -74,7 +74,8 @@ def summarize(found: Published, filters: Filters, *, simulated: bool, stale: str
         rooflines=_rows(
             connection,
             f"""FROM rooflines QUALIFY row_number() OVER (
-                    PARTITION BY host_id, platform, device_id ORDER BY calibrated_at DESC, run_id) = 1
+                    PARTITION BY host_id, platform, device_id
+                    ORDER BY peak_tflops_fp32 DESC NULLS LAST, calibrated_at DESC, run_id) = 1
                 ORDER BY host_id, platform, device_id LIMIT {MAX_ROWS}""",
         ),
     )

@@ -127,10 +127,14 @@ def test_a_published_file_with_a_changed_estimate_is_refused(here: Here) -> None
 
 
 def as_measurement(lab: Lab, victim: str) -> list[str]:
-    """SQL that gives the victim's estimate a row among the results, copied from the honest one."""
+    """SQL that gives the victim's estimate a row among the results, made of the honest one's."""
+    forged = {
+        "run_id": victim, "result_id": "ef" * 16, "result_sha256": "ef" * 32, "device_name": "NVIDIA H100",
+    }  # fmt: skip
+    replaced = ", ".join(f"'{value}' AS {name}" for name, value in forged.items())
     return [
-        f"INSERT INTO performance_results SELECT * REPLACE ('{victim}' AS run_id, '{'ef' * 16}' AS result_id, "
-        f"'{'ef' * 32}' AS result_sha256, 'NVIDIA H100' AS device_name, 1.5 AS latency_ms_p50) FROM performance_results WHERE run_id = '{lab.runs[0]}'"
+        f"INSERT INTO performance_results SELECT * REPLACE ({replaced}, 1.5 AS latency_ms_p50) "
+        f"FROM performance_results WHERE run_id = '{lab.runs[0]}'"
     ]
 
 

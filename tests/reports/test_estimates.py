@@ -8,7 +8,9 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import duckdb
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,6 +19,7 @@ from hwbench_mlflow.cli.report import report
 from hwbench_mlflow.cli.simulate import simulate
 from hwbench_mlflow.reports.figures import Drawn, NotDrawn
 from hwbench_mlflow.reports.rooflines import roofline_figure
+from hwbench_mlflow.warehouse.comparable import calibrations
 from tests.gates.conftest import documented  # noqa: F401 -- a fixture
 from tests.reports.test_report import Page
 from tests.warehouse.conftest import empty_store  # noqa: F401 -- a fixture
@@ -125,3 +128,15 @@ def test_a_check_says_why_a_result_cannot_be_compared(reported: Reported) -> Non
     assert "is counted otherwise here" in left["reason"]
     assert document["summary"]["median_absolute_error_percent"] is None
     assert "nothing to compare" in done.stderr
+
+
+def test_of_several_calibrations_the_best_counts() -> None:
+    """One that was measured while the machine was busy can only be too low."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE rooflines AS SELECT * FROM (VALUES ('busy', 0.02, TIMESTAMP '2026-11-02'), "
+            "('quiet', 0.2, TIMESTAMP '2026-11-01')) t(run_id, peak_tflops_fp32, calibrated_at), "
+            "(SELECT 'h' AS host_id, 'cpu' AS platform, 'cpu' AS device_id)"
+        )
+        found = calibrations(SimpleNamespace(connection=connection))  # type: ignore[arg-type]
+    assert [row["run_id"] for row in found] == ["quiet"]
