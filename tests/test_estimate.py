@@ -57,9 +57,9 @@ def test_compute_bound_is_operations_over_peak() -> None:
 
 
 def test_memory_bound_is_bytes_over_bandwidth() -> None:
-    heavy = work(1000, 10**9)
-    assert latency_ms(heavy, SHEET, HALF).expected == pytest.approx(20.1)
-    assert bound(heavy, SHEET, HALF) is Bound.MEMORY
+    large = work(1000, 10**9)
+    assert latency_ms(large, SHEET, HALF).expected == pytest.approx(20.1)
+    assert bound(large, SHEET, HALF) is Bound.MEMORY
 
 
 def test_small_work_is_the_launches() -> None:
