@@ -216,9 +216,6 @@ def test_bad_input_is_one_line(here: Path) -> None:
     edit(here / "hwbench.duckdb", "UPDATE hwbench_migrations SET number = number + 90")
     assert f"has layout {latest_version() + 90}, this hwbench knows up to {latest_version()}" in str(gated().exception)
     edit(here / "hwbench.duckdb", "DELETE FROM hwbench_migrations WHERE number <> 91")
-    known = latest_version()
-    assert f"has layout {known + 90}, this hwbench knows up to {known}" in str(gated().exception)
-    edit(here / "hwbench.duckdb", "DELETE FROM hwbench_migrations WHERE number > 91")
     edit(here / "hwbench.duckdb", "UPDATE hwbench_migrations SET number = 1")
     assert "older layout 1. run `hwbench sync`" in str(gated().exception)
 
