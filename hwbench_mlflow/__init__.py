@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_results"]
+__all__ = ["__version__", "load_estimates", "load_results"]
 
-_LAZY = {"load_results": "hwbench_mlflow.warehouse.frames"}
+_LAZY = dict.fromkeys(("load_estimates", "load_results"), "hwbench_mlflow.warehouse.frames")
 """By name and imported on first use: every module of the package imports this one, and nothing heavy with it."""
 
 

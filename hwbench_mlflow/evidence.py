@@ -23,7 +23,7 @@ from hwbench_mlflow.attest import (
 from hwbench_mlflow.codec import decode_result, decode_samples, encode, sha256
 from hwbench_mlflow.errors import CorruptEvidence
 from hwbench_mlflow.index import OPTIONAL_TAGS, VERDICT_TAG, ResultIndex, index_of
-from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.metrics import ALL_METRICS
 from hwbench_mlflow.model import BenchmarkResult, Finding, SampleSet, Verdict, VerdictState
 from hwbench_mlflow.verdict import CONTRADICTED, UNVERIFIED, combine, impossible, judge_result
 
@@ -252,7 +252,7 @@ def _points(expected: ResultIndex, found: Mapping[str, Sequence[float]]) -> Iter
             )
         elif len(points) > 1:
             yield CONTRADICTED, f"metric {name} was logged {len(points)} times"
-    for name in sorted(METRICS.keys() & found.keys() - expected.metrics.keys()):
+    for name in sorted(ALL_METRICS.keys() & found.keys() - expected.metrics.keys()):
         yield CONTRADICTED, f"metric {name} was logged; the evidence holds no such value"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hwbench_mlflow.model import BenchmarkResult, SampleSet, Scenario
+from hwbench_mlflow.roofline import Roofline, attainable_flops_per_s, ridge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,4 +47,30 @@ def latency_figure(result: BenchmarkResult, samples: SampleSet) -> Figure:
     order.set_ylabel("ms per query" if queries else "ms per inference (batch)")
     spread.set_xlabel("samples")
     order.legend(loc="upper right", fontsize="small")
+    return figure
+
+
+def roofline_figure(found: Roofline) -> Figure:
+    """What a kernel can reach at most by its arithmetic intensity, a line a precision."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    bandwidth = found.bandwidth_bytes_per_s
+    for products in found.products:
+        peak = products.peak_flops_per_s
+        turn = ridge(peak, bandwidth)
+        xs = [turn / 1000, turn, turn * 1000]
+        ys = [attainable_flops_per_s(x, peak, bandwidth) / 1e12 for x in xs]
+        axes.plot(xs, ys, label=f"{products.precision}: {peak / 1e12:.4g} TFLOP/s, ridge at {turn:.3g} FLOP/byte")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("arithmetic intensity, FLOP/byte")
+    axes.set_ylabel("attainable TFLOP/s")
+    title = f"Roofline of {found.device.name}: {bandwidth / 1e9:.4g} GB/s"
+    if found.device.emulation_reason is not None:
+        title = f"SIMULATED ({found.device.emulation_reason}): {title}"
+    figure.suptitle(title, parse_math=False, wrap=True)
+    axes.legend(loc="lower right", fontsize="small")
+    axes.grid(alpha=0.3)
     return figure

@@ -45,6 +45,7 @@ UNIT_IN_NAME: Mapping[str, str] = MappingProxyType(
         "GFLOP": "_flops",
         "GB": "_gb",
         "TFLOP/s": "_tflops",
+        "GB/s": "_gb_per_s",
         "count": "_count",
         "fraction": "_fraction",
         "growth": "growth",
@@ -141,7 +142,36 @@ METRICS: Mapping[str, MetricSpec] = _table(
         _m("load_after", "load", None, "Load average (1 minute) after the last worker ended.", of_run=False),
     )
 )
-"""Every MLflow metric name that hwbench writes, by name."""
+"""Every MLflow metric name of a result, by name."""
+
+ESTIMATE_METRICS: Mapping[str, MetricSpec] = _table(
+    (
+        _m("estimate_latency_ms_low", "ms", "lower", "SIMULATED: fastest time of a roofline estimate."),
+        _m("estimate_latency_ms_expected", "ms", "lower", "SIMULATED: expected time of a roofline estimate."),
+        _m("estimate_latency_ms_high", "ms", "lower", "SIMULATED: slowest time of a roofline estimate."),
+        _m("estimate_throughput_items_per_s_low", "items/s", "higher", "SIMULATED: batch over the slowest time."),
+        _m("estimate_throughput_items_per_s_expected", "items/s", "higher", "SIMULATED: batch over the expected time."),
+        _m("estimate_throughput_items_per_s_high", "items/s", "higher", "SIMULATED: batch over the fastest time."),
+    )
+)
+"""Of estimates, which nothing was measured for: no name of theirs is a measurement's, in any view."""
+
+ROOFLINE_METRICS: Mapping[str, MetricSpec] = _table(
+    (
+        _m("peak_tflops_fp32", "TFLOP/s", None, "Best rate of fp32 matrix products on the device."),
+        _m("peak_tflops_bf16", "TFLOP/s", None, "Best rate of bf16 matrix products on the device."),
+        _m("peak_tflops_fp16", "TFLOP/s", None, "Best rate of fp16 matrix products on the device."),
+        _m("memory_bandwidth_gb_per_s", "GB/s", None, "Best rate of any streaming kernel, by STREAM's count of bytes."),
+        _m("memory_bandwidth_gb_per_s_copy", "GB/s", None, "Median rate of a copy, by STREAM's count of bytes."),
+        _m("memory_bandwidth_gb_per_s_triad", "GB/s", None, "Median rate of a triad, by STREAM's count of bytes."),
+    )
+)
+"""Of calibrations: what a device can do at most, independent of any model."""
+
+ALL_METRICS: Mapping[str, MetricSpec] = _table(
+    (*METRICS.values(), *ESTIMATE_METRICS.values(), *ROOFLINE_METRICS.values())
+)
+"""Every MLflow metric name that hwbench writes: what is logged beyond a run's own kind is a contradiction."""
 
 
 def spec(name: str) -> MetricSpec:

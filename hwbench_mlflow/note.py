@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
+from hwbench_mlflow.estimate import Estimate
 from hwbench_mlflow.model import Availability, BenchmarkResult, Failure, Scenario, Verdict, VerdictState, Workload
+from hwbench_mlflow.roofline import Roofline
 
 VERDICT_WORDS = {
     VerdictState.VERIFIED: "Every check of the evidence passed.",
@@ -111,6 +113,70 @@ def query_words(work: Workload) -> str:
     """How a multistream query was run."""
     size = work.query_size or 0
     return f"{size} samples, as {size // work.batch_size} x batch {work.batch_size}"
+
+
+def estimate_note(estimate: Estimate) -> str:
+    """What was estimated, from which figures, with which assumptions; and that nothing was measured."""
+    work, sheet, assumed = estimate.workload, estimate.sheet, estimate.efficiencies
+    sized = f"{work.sequence_length} tokens" if work.sequence_length is not None else f"{work.image_size} pixels"
+    spans = (
+        ("latency of a batch, ms", estimate.latency_ms), ("throughput, items/s", estimate.throughput_items_per_s),
+        ("compute efficiency", assumed.compute), ("memory efficiency", assumed.memory),
+        ("launch of one operator, s", assumed.overhead_s),
+    )  # fmt: skip
+    figures = [("peak, FLOP/s", sheet.peak_flops_per_s), ("bandwidth, bytes/s", sheet.bandwidth_bytes_per_s)]
+    if sheet.memory_bytes is not None:
+        figures.append(("memory, bytes", sheet.memory_bytes))
+    lines = [
+        f"## SIMULATED: {escape(work.model)} on {escape(sheet.product)} ({estimate.platform})",
+        "",
+        f"**SIMULATED: {escape(estimate.simulation_reason)}.** The hardware was not there, and no number here is a "
+        "measurement.",
+        "",
+        f"Batch {work.batch_size}, {sized}, {work.precision}; the expected time is mostly {estimate.bound}.",
+        "",
+        "| what | low | expected | high |",
+        "| --- | --- | --- | --- |",
+        *[f"| {what} | {span.low:.4g} | {span.expected:.4g} | {span.high:.4g} |" for what, span in spans],
+        "",
+        f"Efficiencies: {escape(assumed.basis)}.",
+        "",
+        "| figure | value | source |",
+        "| --- | --- | --- |",
+        *[f"| {what} | {figure.value:.5g} | {escape(figure.source)} |" for what, figure in figures],
+        f"| work | {estimate.work.flops / 1e9:.5g} GFLOP, {estimate.work.min_bytes / 1e9:.4g} GB, "
+        f"{estimate.work.operators} operators | counted on meta tensors |",
+        "",
+        "The document is `hwbench/estimate.json`, signed; `hwbench verify` recomputes it.",
+    ]
+    return "\n".join(lines)
+
+
+def roofline_note(found: Roofline) -> str:
+    """A device's measured limits, best and median."""
+    lines = [
+        f"## Roofline of {escape(found.device.name)} ({found.device.platform})",
+        "",
+        "| what | best | median |",
+        "| --- | --- | --- |",
+        *[
+            f"| {p.precision} products | {p.peak_flops_per_s / 1e12:.4g} TFLOP/s | {p.median_flops_per_s / 1e12:.4g} |"
+            for p in found.products
+        ],
+        *[
+            f"| {s.kernel} of {s.array_bytes / 1e6:.0f} MB arrays | {s.best_bytes_per_s / 1e9:.4g} GB/s | "
+            f"{s.median_bytes_per_s / 1e9:.4g} |"
+            for s in found.streams
+        ],
+        *[f"| {name} | not measured: {escape(why)} | |" for name, why in found.skipped.items()],
+        "",
+        *[f"> {escape(reason)}" for reason in found.noise_reasons],
+        "",
+        f"{escape(found.method)}, {found.threads} threads, on {escape(found.host.hostname)}.",
+        "",
+        "The raw timings are in `hwbench/roofline.json`, signed; `hwbench verify` recomputes them.",
+    ]
+    return "\n".join(lines)
 
 
 def failure_note(failure: Failure) -> str:

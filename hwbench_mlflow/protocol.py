@@ -11,6 +11,7 @@ import msgspec
 from hwbench_mlflow.model import (
     Availability,
     Calibration,
+    Device,
     ExecutionWitness,
     FailureCategory,
     ModelInfo,
@@ -21,6 +22,7 @@ from hwbench_mlflow.model import (
     SessionFacts,
     Workload,
 )
+from hwbench_mlflow.roofline import Products, Stream
 
 
 class OutputSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,22 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fastest_flops_per_s: float
 
 
-Command = Measure | Open | Go | Challenge | Reference
+class Calibrate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The first line a calibrating worker gets. ``seconds`` is for each precision and each streaming kernel."""
+
+    backend: str
+    precisions: tuple[Precision, ...]
+    seconds: float
+    threads: int | None
+
+
+class CalibrateOn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Which of the probe's devices to calibrate."""
+
+    device_id: str
+
+
+Command = Measure | Open | Go | Challenge | Reference | Calibrate | CalibrateOn
 
 
 # --- worker to parent ---------------------------------------------------------------------------
@@ -159,6 +176,19 @@ class Referred(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     calibration: Calibration | None
 
 
+class Calibrated(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The last word of a calibrating worker: raw timings, and its own clock around them."""
+
+    device: Device
+    method: str
+    products: tuple[Products, ...]
+    streams: tuple[Stream, ...]
+    skipped: dict[str, str]
+    cache_bytes: int | None
+    threads: int
+    worker_ns: int
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker cannot go on, and why."""
 
@@ -167,7 +197,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     remedy: str | None
 
 
-Event = Probed | Loaded | FirstInference | Ready | WindowOver | Answer | Scaled | Referred | Failed
+Event = Probed | Loaded | FirstInference | Ready | WindowOver | Answer | Scaled | Referred | Calibrated | Failed
 
 _encoder = msgspec.json.Encoder()
 _commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -56,7 +56,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Everything that a page shows. ``simulated`` is None unless it was asked for.
+    """Everything that a page shows. ``simulated`` and ``estimates`` are None unless they were asked for.
 
     ``stale`` says why this is not what the warehouse would publish now; None if it is. The ``*_count`` are of all
     there are; the rows beside them may be fewer.
@@ -75,3 +75,11 @@ class Summary:
     availability: Sequence[Row]
     rules_failed: Sequence[Row]
     rule_count: int
+    estimates: Sequence[Row] | None = None
+    estimate_count: int = 0
+    rooflines: Sequence[Row] = ()
+
+    @property
+    def holds_simulated(self) -> bool:
+        """Whether a page of it shows any number that was not measured on the hardware named."""
+        return bool((self.simulated is not None and self.simulated.latest) or self.estimates)

@@ -18,14 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwbench_mlflow import evidence
+from hwbench_mlflow import documents, evidence
 from hwbench_mlflow.attest import Keyring, SigningKey
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import StoreError, UsageError
+from hwbench_mlflow.estimate import ESTIMATE_ROLE, index_of_estimate
 from hwbench_mlflow.evidence import FOLDER, ROLE_TAG, RunIndex
-from hwbench_mlflow.figures import latency_figure
-from hwbench_mlflow.index import index_of
-from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.figures import latency_figure, roofline_figure
+from hwbench_mlflow.index import ResultIndex, index_of
+from hwbench_mlflow.metrics import ALL_METRICS
 from hwbench_mlflow.model import (
     SCHEMA_VERSION,
     Availability,
@@ -37,8 +38,16 @@ from hwbench_mlflow.model import (
     SampleSet,
     VerdictState,
 )
-from hwbench_mlflow.note import devices_note, escape, failure_note, result_note
+from hwbench_mlflow.note import (
+    devices_note,
+    escape,
+    estimate_note,
+    failure_note,
+    result_note,
+    roofline_note,
+)
 from hwbench_mlflow.remedies import suggested
+from hwbench_mlflow.roofline import ROOFLINE_ROLE, index_of_roofline
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,6 +61,7 @@ RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 MAX_TABLE_ROWS = 5_000
 MAX_ARTIFACT_BYTES = 256 * 1024 * 1024
 MAX_TAG_CHARACTERS = 5000
+READ_FILES = frozenset({*evidence.EVIDENCE_FILES, documents.ESTIMATE_FILE, documents.ROOFLINE_FILE})
 
 
 class Store:
@@ -238,7 +248,7 @@ class Store:
         """A run as the store has it now, with every metric point ever logged, and its evidence files."""
         with store_errors(missing=f"there is no run {run_id!r} in {self.uri}"):
             run = self.client.get_run(run_id)
-            ours = [name for name in run.data.metrics if name in METRICS]
+            ours = [name for name in run.data.metrics if name in ALL_METRICS]
             index = RunIndex(
                 run_id=run.info.run_id,
                 status=run.info.status,
@@ -255,7 +265,7 @@ class Store:
         names = {
             Path(item.path).name: item.file_size
             for item in self.client.list_artifacts(run_id, FOLDER)
-            if not item.is_dir and Path(item.path).name in evidence.EVIDENCE_FILES
+            if not item.is_dir and Path(item.path).name in READ_FILES
         }
         files = {}
         with tempfile.TemporaryDirectory(prefix="hwbench-") as folder:
@@ -306,6 +316,40 @@ class Store:
             self._log(run_id, tags=tags)
             self.client.set_terminated(run_id, "FINISHED")
         return run_id
+
+    # --- documents that are no results ----------------------------------------------------------
+
+    def log_estimate(self, run_id: str, files: Mapping[str, bytes], key: SigningKey, keyring: Keyring) -> str:
+        """An estimate: simulated, in every tag, under metric names of its own. Returns its state."""
+        judged = documents.judge_estimate_run(files, None, keyring)
+        if judged.estimate is None:
+            raise StoreError(f"there is no readable estimate to log: {'; '.join(judged.verdict.reasons)}")
+        digest = sha256(files[documents.ESTIMATE_FILE])
+        index = index_of_estimate(judged.estimate, digest)
+        self._log_document(run_id, ESTIMATE_ROLE, files, index, estimate_note(judged.estimate), key)
+        return str(judged.verdict.state)
+
+    def log_roofline(self, run_id: str, files: Mapping[str, bytes], key: SigningKey, keyring: Keyring) -> VerdictState:
+        """A calibration, with its figure. Returns the verdict as logged."""
+        judged = documents.judge_roofline_run(files, None, keyring)
+        found, state = judged.roofline, judged.verdict.state
+        if found is None or state is VerdictState.CONTRADICTED:
+            raise StoreError(f"there is no sound roofline to log: {'; '.join(judged.verdict.reasons)}")
+        index = index_of_roofline(found, sha256(files[documents.ROOFLINE_FILE]), state)
+        with store_errors():
+            self.client.log_figure(run_id, roofline_figure(found), "roofline.png")
+        self._log_document(run_id, ROOFLINE_ROLE, files, index, roofline_note(found), key)
+        return state
+
+    def _log_document(  # noqa: PLR0917 -- two callers, a few lines above
+        self, run_id: str, role: str, files: Mapping[str, bytes], index: ResultIndex, note: str, key: SigningKey
+    ) -> None:
+        bound = documents.bind_document(files, role, run_id, datetime.now(UTC).isoformat(), key)
+        with store_errors():
+            self._log_files(run_id, {**files, evidence.BINDING_FILE: bound})
+            self._log(run_id, params=index.params)
+            self._log(run_id, tags={**index.tags, NOTE_TAG: note}, metrics=index.metrics)
+            self.client.set_terminated(run_id, "FINISHED")
 
     def log_report(self, path: Path, note: str) -> str:
         """A report's file as the artifact of a run of its own; its id. It has no metric and is no result."""

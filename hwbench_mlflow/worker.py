@@ -103,6 +103,8 @@ def main() -> int:
             _measure(order, channel)
         elif isinstance(order, protocol.Reference):
             _refer(order, channel)
+        elif isinstance(order, protocol.Calibrate):
+            _calibrate(order, channel)
         else:
             raise UsageError(f"a worker's first order cannot be {type(order).__name__}")
     except HardwareUnavailable as error:
@@ -464,6 +466,37 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
     calibration = calibrated(backend, _device(backend.probe(), order.device_id), order)
     channel.say(
         protocol.Referred(outputs=tuple(outputs), weights_sha256=_weights_digest(model), calibration=calibration)
+    )
+
+
+def _calibrate(order: protocol.Calibrate, channel: Channel) -> None:
+    """Probe, then products and streaming kernels on one device, in a process that has done nothing else."""
+    import torch
+
+    from hwbench_mlflow.backends import _roofline
+
+    import_ns = _import_libraries()
+    found = probe_here(load_backend(order.backend))
+    channel.say(protocol.Probed(availability=found, import_ns=import_ns))
+    device = _device(found, channel.expect(protocol.CalibrateOn).device_id)
+    where = _roofline.torch_device(device)
+    if order.threads is not None:
+        torch.set_num_threads(order.threads)
+    cache = _roofline.cache_bytes(where)
+    begin = perf_counter_ns()
+    products, skipped = _roofline.measure_products(where, order.precisions, order.seconds)
+    streams = _roofline.measure_streams(where, cache, order.seconds)
+    channel.say(
+        protocol.Calibrated(
+            device=device,
+            method=f"torch {torch.__version__!s} on {where}: mm, copy_, add(out=)",
+            products=products,
+            streams=streams,
+            skipped=dict(skipped),
+            cache_bytes=cache,
+            threads=torch.get_num_threads(),
+            worker_ns=perf_counter_ns() - begin,
+        )
     )
 
 

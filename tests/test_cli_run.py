@@ -18,7 +18,7 @@ import pytest
 
 from hwbench_mlflow import runner
 from hwbench_mlflow.cli import main as cli
-from hwbench_mlflow.cli.run import BatchSizes, OrEmpty, _undisturbed
+from hwbench_mlflow.cli.run import BatchSizes, OrEmpty, undisturbed
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, Interrupted, StoreError
 from hwbench_mlflow.model import AvailabilityStatus, FailureCategory, Platform, RunRequest
@@ -351,11 +351,11 @@ def test_a_signal_is_held_back_for_the_block_and_then_given_to_whom_it_was_for()
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        with _undisturbed():
+        with undisturbed():
             os.kill(os.getpid(), signal.SIGTERM)
             assert told == []
         assert told == ["SIGTERM"]
-        with _undisturbed():
+        with undisturbed():
             signal.raise_signal(signal.SIGTERM)
             with pytest.raises(Interrupted, match="SIGTERM"):
                 signal.raise_signal(signal.SIGTERM)

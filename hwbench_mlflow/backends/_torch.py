@@ -413,33 +413,34 @@ def measure_peak(torch_device: torch.device, precision: Precision, seconds: floa
 
 
 def _peak_at(torch_device: torch.device, dtype: torch.dtype, seconds: float) -> tuple[float, int, int]:
-    """``n`` doubles until one product takes 5 ms, so that launching it costs less than a thousandth, and at
-    least to 1024: on a busy machine a small product can take that long by being interrupted.
+    """The best single product counts, of any size and of either layout of the second factor (a linear
+    layer's is transposed): a peak is a maximum. (FLOP/s, n, products timed)."""
+    timed = timed_products(torch_device, dtype, seconds)
+    rate, dim = max((2.0 * dim**3 / (took / 1e9), dim) for dim, took in timed)
+    return rate, dim, len(timed)
 
-    The best single product counts, of any size and of either layout of the second factor (a linear
-    layer's is transposed): a peak is a maximum.
-    """
+
+def timed_products(torch_device: torch.device, dtype: torch.dtype, seconds: float) -> list[tuple[int, int]]:
+    """``(n, ns)`` of each product. ``n`` doubles until one product takes 5 ms, so that launching it costs less than a
+    thousandth, and at least to 1024: on a busy machine a small product can take that long by being interrupted."""
     import torch
 
-    best, best_dim, timed, dim, settled = 0.0, 0, 0, 256, False
+    timed: list[tuple[int, int]] = []
+    dim, settled = 256, False
     with torch_errors(), torch.inference_mode():
         deadline = time.perf_counter_ns() + int(seconds * 1e9)
         left, right = _factors(torch_device, dtype, dim)
-        while timed < 2 or time.perf_counter_ns() < deadline:
-            factor = right.t() if timed % 2 else right
+        while len(timed) < 2 or time.perf_counter_ns() < deadline:
+            factor = right.t() if len(timed) % 2 else right
             begin = time.perf_counter_ns()
             torch.mm(left, factor)
             synchronize_device(torch_device)
-            took = time.perf_counter_ns() - begin
-            timed += 1
-            rate = 2.0 * dim**3 / (took / 1e9)
-            if rate > best:
-                best, best_dim = rate, dim
-            if not settled and timed % 2 == 0:
-                settled = (took >= 5_000_000 and dim >= 1024) or dim >= 16_384
+            timed.append((dim, time.perf_counter_ns() - begin))
+            if not settled and len(timed) % 2 == 0:
+                settled = (timed[-1][1] >= 5_000_000 and dim >= 1024) or dim >= 16_384
                 dim = dim if settled else dim * 2
                 left, right = _factors(torch_device, dtype, dim)
-    return best, best_dim, timed
+    return timed
 
 
 def _factors(torch_device: torch.device, dtype: torch.dtype, dim: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ import click
 
 from hwbench_mlflow.cli.choices import PATH, published_option
 from hwbench_mlflow.decide.covering import ALL_PLATFORMS, STALE_AFTER_DAYS
+from hwbench_mlflow.model import Precision
 
 
 @click.command()
@@ -20,7 +21,7 @@ from hwbench_mlflow.decide.covering import ALL_PLATFORMS, STALE_AFTER_DAYS
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["fp32", "bf16", "fp16"]),
+    type=click.Choice([p.value for p in Precision]),
     help="Only this; repeatable.",
 )
 @click.option(

@@ -136,7 +136,13 @@ class Board:
             return None
         history = overview.history_of(found, row)
         points = [
-            (h["created_at"], h["latency_ms_p50"], h["latency_ms_p50_ci95_low"], h["latency_ms_p50_ci95_high"])
+            (
+                h["created_at"],
+                h["latency_ms_p50"],
+                h["latency_ms_p50_ci95_low"],
+                h["latency_ms_p50_ci95_high"],
+                h["stable"],
+            )
             for h in reversed(history)
             if h["latency_ms_p50"] is not None
         ]

@@ -209,7 +209,9 @@ def lines(report: GateReport, published: Path) -> Iterator[str]:
         c = report.counts
         yield (
             f"{published}: {c.rows_real} real, {c.rows_simulated} simulated, {c.rows_quarantined} quarantined "
-            f"of {c.rows_in} results"
+            f"of {c.rows_in - c.rows_estimates - c.rows_rooflines} results"
+            + (f"; {c.rows_estimates} estimates (SIMULATED)" if c.rows_estimates else "")
+            + (f"; {c.rows_rooflines} rooflines" if c.rows_rooflines else "")
         )
 
 

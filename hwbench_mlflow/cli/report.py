@@ -138,6 +138,12 @@ def _tell(summary: Summary, output: Path | None) -> None:
             "hardware they name",
             err=True,
         )
+        if summary.estimate_count:
+            click.echo(
+                f"hwbench: warning: SIMULATED: {summary.estimate_count} roofline estimates are included; nothing was "
+                'measured for them, and CSV leaves them out (`hwbench query "FROM estimates"`)',
+                err=True,
+            )
     click.echo(
         f"{output or 'report'}: {summary.real.results} real results in {summary.real.configurations} configurations, "
         f"published {summary.manifest['published_at']}",

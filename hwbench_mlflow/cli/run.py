@@ -153,6 +153,10 @@ BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 @click.option(
     "--backend", type=OrEmpty(click.STRING), hidden=True, help="Another backend, by entry point or module:Class."
 )
+@click.option(
+    "--simulate", type=OrEmpty(click.STRING), metavar="NAME|FILE",
+    help="Do not measure: estimate from this datasheet (`hwbench simulate` lists them). Always labelled SIMULATED.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def run(**options: Any) -> None:
     """Measure a model on a platform, as an MLflow run.
@@ -162,7 +166,13 @@ def run(**options: Any) -> None:
     hwbench run --model bert-tiny --hardware openvino --batch-size 1,8,32
     hwbench run --model ./my-model --hardware cuda --device cuda:1 --profile standard
     hwbench run --model bert-tiny --hardware cpu --scenario server --latency-bound-ms 50
+    hwbench run --model bert --hardware cuda --precision bf16 --simulate h100-sxm
     """
+    if options["simulate"] is not None:
+        from hwbench_mlflow.cli.estimates import estimate_runs
+
+        estimate_runs(options)
+        return
     from hwbench_mlflow.keystore import load_keyring, signing_key
 
     use_browser(options["browser"])
@@ -175,7 +185,7 @@ def run(**options: Any) -> None:
     session = _Session(
         tracking_uri=options["tracking_uri"], experiment=options["experiment"], out=out, key=key, keyring=keyring
     )
-    with _interruptible():
+    with interruptible():
         session.run_all(requests)
     session.print_summary(as_json=options["as_json"])
     session.exit()
@@ -296,7 +306,7 @@ class _Session:
         with TerminalProgress() as progress:
             try:
                 if len(requests) > 1:
-                    with _undisturbed():
+                    with undisturbed():
                         parent = self.store().start(_name(requests[0], batch=False))
                 for request in requests:
                     self._run_one(request, parent, progress)
@@ -313,7 +323,7 @@ class _Session:
     def _end_parent(self, parent: str | None, configurations: int) -> None:
         if parent is not None:
             children = [done.run_id for done in self.done if done.run_id] + ["failed"] * len(self.errors)
-            with _undisturbed():
+            with undisturbed():
                 self.store().end_parent(parent, children, configurations - len(self.done))
 
     def _run_one(self, request: RunRequest, parent: str | None, progress: TerminalProgress) -> None:
@@ -327,7 +337,7 @@ class _Session:
             nonlocal run_id
             if self.out is None and run_id is None:
                 store = self.store()
-                with _undisturbed():
+                with undisturbed():
                     run_id = store.start(_name(request), parent=parent)
                     store.log_request(run_id, request)
 
@@ -359,7 +369,7 @@ class _Session:
             from hwbench_mlflow.tracking import failure_of
 
             failure = failure_of(error, category, request, describe_host())
-            with _undisturbed():
+            with undisturbed():
                 self.store().fail(run_id, failure, killed=isinstance(error, Interrupted))
 
     def _keep(self, run_id: str | None, files: dict[str, bytes], result_id: str) -> None:
@@ -376,7 +386,7 @@ class _Session:
         from hwbench_mlflow.tracking import failure_of
 
         try:
-            with _undisturbed():
+            with undisturbed():
                 self.store().log_result(run_id, files, self.key, self.keyring)
                 self.done.append(_Done(run_id=run_id, file=None, files=files))
         except (StoreError, Interrupted) as error:
@@ -388,7 +398,7 @@ class _Session:
                 f"{error.args[0]}; the result is kept in {path}", remedy=f"When the store is back: hwbench push {path}"
             )
             # Mostly the store is away and cannot be told; where it can, the run should not stay RUNNING.
-            with contextlib.suppress(StoreError, Interrupted), _undisturbed():
+            with contextlib.suppress(StoreError, Interrupted), undisturbed():
                 self.store().fail(run_id, failure_of(kept, FailureCategory.CRASH, None, None))
             raise kept from error
 
@@ -432,7 +442,7 @@ def _name(request: RunRequest, *, batch: bool = True) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Turn SIGTERM and Ctrl-C into an error that ends the run with a reason, once."""
     from hwbench_mlflow.errors import Interrupted
 
@@ -451,7 +461,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Hold one SIGTERM or Ctrl-C back until the block is done: a run that is half written stays RUNNING for
     ever. A second one breaks off, for a store that hangs."""
     from hwbench_mlflow.errors import Interrupted

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from hwbench_mlflow.documents import EstimateJudgement, RooflineJudgement
     from hwbench_mlflow.evidence import Judgement
+
+    Documents = list[tuple[str, EstimateJudgement | RooflineJudgement]]
 
 
 @click.command()
@@ -37,7 +40,7 @@ def verify(target: str | None, whole_store: bool, tracking_uri: str | None, db: 
     hwbench verify --store
 
     With --store: is the warehouse exactly what the MLflow store holds, and are its results what the evidence
-    says, judged by the keys trusted here? Exits 0 if all is verified, 3 if not.
+    says, judged by the keys trusted here? Exits 0 if all is verified, 3 if not. An estimate never is: it is simulated.
     """
     from hwbench_mlflow.errors import ExitCode
     from hwbench_mlflow.model import VerdictState
@@ -47,16 +50,21 @@ def verify(target: str | None, whole_store: bool, tracking_uri: str | None, db: 
     if target is None:
         _verify_store(tracking_uri, db, as_json)
         return
-    judged = _from_file(Path(target)) if Path(target).is_file() else _from_store(target, tracking_uri)
+    documents: Documents = []
+    judged = _from_file(Path(target)) if Path(target).is_file() else _from_store(target, tracking_uri, documents)
     if as_json:
         from hwbench_mlflow.cli.summary import summary_document
         from hwbench_mlflow.codec import encode
 
-        click.echo(encode(summary_document(judged)).decode())
+        click.echo(encode({**summary_document(judged), **_document_objects(documents)}).decode())
     else:
         for run_id, file, judgement in judged:
             _say(run_id or file or target, judgement)
-    if any(judgement.verdict.state is not VerdictState.VERIFIED for _, _, judgement in judged):
+        for run_id, document in documents:
+            _say_document(run_id, document)
+    states = [str(judgement.verdict.state) for _, _, judgement in judged]
+    states += [str(document.verdict.state) for _, document in documents]
+    if any(state != VerdictState.VERIFIED for state in states):
         sys.exit(int(ExitCode.REFUSED))
 
 
@@ -89,7 +97,11 @@ def _from_file(path: Path) -> list[tuple[str | None, str | None, Judgement]]:
     return [(None, str(path), judge(read_bundle(path), None, load_keyring()))]
 
 
-def _from_store(run_id: str, tracking_uri: str | None) -> list[tuple[str | None, str | None, Judgement]]:
+def _from_store(
+    run_id: str, tracking_uri: str | None, documents: Documents
+) -> list[tuple[str | None, str | None, Judgement]]:
+    """Results are returned; estimates and calibrations are added to ``documents``."""
+    from hwbench_mlflow.documents import judge_estimate_run, judge_roofline_run, role_of
     from hwbench_mlflow.evidence import ROLE_TAG, judge
     from hwbench_mlflow.keystore import load_keyring
     from hwbench_mlflow.tracking import Store
@@ -97,13 +109,42 @@ def _from_store(run_id: str, tracking_uri: str | None) -> list[tuple[str | None,
     store, keyring = Store(tracking_uri), load_keyring()
     run, files = store.read_run(run_id)
     children = store.children(run_id) if run.tags.get(ROLE_TAG) == "parent" else []
-    if not children:
-        return [(run_id, None, judge(files, run, keyring))]
     judged: list[tuple[str | None, str | None, Judgement]] = []
-    for child in children:
-        nested, nested_files = store.read_run(child)
-        judged.append((child, None, judge(nested_files, nested, keyring)))
+    for one in children or [run_id]:
+        index, its_files = store.read_run(one) if children else (run, files)
+        role = role_of(index)
+        if role is None:
+            judged.append((one, None, judge(its_files, index, keyring)))
+        else:
+            judge_document = judge_estimate_run if role == "estimate" else judge_roofline_run
+            documents.append((one, judge_document(its_files, index, keyring)))
     return judged
+
+
+def _document_objects(documents: Documents) -> dict[str, object]:
+    from hwbench_mlflow.cli.estimates import estimate_document
+    from hwbench_mlflow.cli.roofline import roofline_document
+    from hwbench_mlflow.documents import EstimateJudgement
+
+    found: dict[str, list[object]] = {}
+    for run_id, one in documents:
+        if isinstance(one, EstimateJudgement):
+            found.setdefault("estimates", []).append(estimate_document(run_id, one))
+        else:
+            found.setdefault("rooflines", []).append(roofline_document(run_id, one))
+    return dict(found)
+
+
+def _say_document(run_id: str, document: EstimateJudgement | RooflineJudgement) -> None:
+    from hwbench_mlflow.documents import EstimateJudgement
+
+    click.echo(f"{run_id}: {document.verdict.state}")
+    for reason in document.verdict.reasons:
+        click.echo(f"  {reason}")
+    if document.signature is not None:
+        click.echo(f"  {document.signature.reason}")
+    if isinstance(document, EstimateJudgement) and document.estimate is not None and not document.verdict.findings:
+        click.echo(f"  SIMULATED: {document.estimate.simulation_reason}; every number recomputes from its own figures")
 
 
 def _say(name: str, judgement: Judgement) -> None:

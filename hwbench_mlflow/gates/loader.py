@@ -14,7 +14,8 @@ from typing import Any
 
 from hwbench_mlflow.attest import canonical_json, parse_object
 from hwbench_mlflow.codec import sha256
-from hwbench_mlflow.gates.pins import EMPTY_IS_HONEST, PINS, Pin
+from hwbench_mlflow.gates.pin import Pin
+from hwbench_mlflow.gates.pins import EMPTY_IS_HONEST, PINS
 from hwbench_mlflow.rules import Outcome, RuleKind
 
 KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}

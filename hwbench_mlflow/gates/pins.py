@@ -9,23 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
-from hwbench_mlflow.rules import RuleKind
+from hwbench_mlflow.gates.pin import ROW, TABLE, Pin
+from hwbench_mlflow.gates.pins_documents import DOCUMENT_PINS
 
-ROW, TABLE = RuleKind.ROW, RuleKind.TABLE
-
-
-class Pin(NamedTuple):
-    """What a required rule must be."""
-
-    type: str
-    columns: tuple[str, ...]
-    kind: RuleKind
-    digest: str
-
-
-EMPTY_IS_HONEST = frozenset({"verdict_findings"})
+EMPTY_IS_HONEST = frozenset({"verdict_findings", *DOCUMENT_PINS})
 """Tables without a row where all is well."""
 
 PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
@@ -617,7 +605,7 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                     "expect_column_values_to_not_be_null", ("judge",), ROW, "298f114f865e3187"
                 ),
                 "benchmark_runs.role.word": Pin(
-                    "expect_column_values_to_be_in_set", ("role",), ROW, "a26b1d8e487bdfa6"
+                    "expect_column_values_to_be_in_set", ("role",), ROW, "e199ad28d8058fba"
                 ),
                 "benchmark_runs.evidence.word": Pin(
                     "expect_column_values_to_be_in_set", ("evidence",), ROW, "d342da3db2f65a22"
@@ -627,6 +615,7 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                 ),
             }
         ),
+        **DOCUMENT_PINS,
     }
 )
 """Table -> rule -> what it must be."""

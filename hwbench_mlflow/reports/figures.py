@@ -19,6 +19,7 @@ from hwbench_mlflow.summary import Row, Summary, Trend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK = "#010203"
@@ -55,6 +56,9 @@ class NotDrawn:
 
 def draw(summary: Summary) -> list[Drawn | NotDrawn]:
     """Every figure of a report, in the order they are shown."""
+    from hwbench_mlflow.reports.estimates import estimates_figure
+    from hwbench_mlflow.reports.rooflines import roofline_figure
+
     with _style():
         every = [row for row in summary.real.latest if row["ranked"]]
         # A query that waits in line, or has several samples, is not one inference: ranked with its like only.
@@ -69,9 +73,12 @@ def draw(summary: Summary) -> list[Drawn | NotDrawn]:
             _bars("memory", "Peak memory", ranked, "memory_peak_mb", "MB, the worker process (less is better)"),
             _bars("energy", "Energy of one item", ranked, "energy_j_per_item", "J per item (less is better)"),
             _trends(summary.trends),
+            roofline_figure(ranked, summary.rooflines),
         ]
         if summary.simulated is not None and summary.simulated.latest:
             drawn.append(_simulated(summary.simulated.latest))
+        if summary.estimates:
+            drawn.append(estimates_figure(summary.estimates))
     return drawn
 
 
@@ -147,7 +154,8 @@ def _missing_glyphs_allowed() -> Iterator[None]:
         yield
 
 
-def _new(rows: int, height_of_row: float = 0.28) -> tuple[Figure, Axes]:
+def new_figure(rows: int, height_of_row: float = 0.28) -> tuple[Figure, Axes]:
+    """A figure for so many rows of bars or points, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, 1.3 + height_of_row * rows), layout="constrained")
@@ -162,7 +170,7 @@ def _latency(rows: Sequence[Row]) -> Drawn | NotDrawn:
     shown = sorted((r for r in rows if r["latency_ms_p50"] is not None), key=_by_model)[:MAX_BARS]
     if not shown:
         return NotDrawn(title=title, reason="no ranked result has a median latency")
-    figure, axes = _new(len(shown))
+    figure, axes = new_figure(len(shown))
     for y, row in enumerate(shown):
         _dot(axes, y, row, row["latency_ms_p50"], SERIES[0])
     _name_rows(axes, shown)
@@ -177,7 +185,7 @@ def _simulated(rows: Sequence[Row]) -> Drawn | NotDrawn:
     shown = [r for r in rows if r["latency_ms_p50"] is not None][:MAX_BARS]
     if not shown:
         return NotDrawn(title=title, reason="no simulated result has a median latency")
-    figure, axes = _new(len(shown), 0.4)
+    figure, axes = new_figure(len(shown), 0.4)
     values = [row["latency_ms_p50"] for row in shown]
     axes.barh(range(len(shown)), values, facecolor="none", edgecolor=INK, hatch="///")
     axes.set_yticks(range(len(shown)), [f"SIMULATED {words.label(row)}" for row in shown])
@@ -205,7 +213,7 @@ def _throughput(rows: Sequence[Row]) -> Drawn | NotDrawn:
             title=title, reason="no configuration was measured at two batch sizes: `hwbench run --batch-size 1,8,32`"
         )
     kept = dict(sorted(several.items(), key=lambda item: -len(item[1]))[:MAX_LINES])
-    figure, axes = _new(12)
+    figure, axes = new_figure(12)
     lines = []
     for colour, (name, curve) in zip(SERIES, kept.items(), strict=False):
         curve.sort(key=lambda r: r["batch_size"])
@@ -231,7 +239,7 @@ def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
     shown = sorted((r for r in rows if r["latency_ms_p90"] is not None), key=_by_model)[:MAX_BARS]
     if not shown:
         return NotDrawn(title=title, reason="no ranked result has the 64 samples that a 90th percentile needs")
-    figure, axes = _new(len(shown))
+    figure, axes = new_figure(len(shown))
     for index, (name, marker) in enumerate(PERCENTILES):
         known = [(row[f"latency_ms_{name}"], y) for y, row in enumerate(shown) if row[f"latency_ms_{name}"] is not None]
         if known:
@@ -265,7 +273,7 @@ def _bars(name: str, title: str, rows: Sequence[Row], column: str, axis: str) ->
     shown = sorted((r for r in rows if r[column] is not None), key=_by_model)[:MAX_BARS]
     if not shown:
         return NotDrawn(title=title, reason=f"no ranked result has {column}")
-    figure, axes = _new(len(shown))
+    figure, axes = new_figure(len(shown))
     axes.barh(range(len(shown)), [row[column] for row in shown], color=SERIES[0], height=0.6)
     _name_rows(axes, shown)
     axes.set_xlabel(axis)
@@ -293,7 +301,7 @@ def _heat_map(rows: Sequence[Row]) -> Drawn | NotDrawn:
         return NotDrawn(title=title, reason="no ranked result at batch 1")
     from matplotlib.patches import Rectangle
 
-    figure, axes = _new(len(models), 0.42)
+    figure, axes = new_figure(len(models), 0.42)
     lines = []
     for y, model in enumerate(models):
         medians = [cells[model, p]["latency_ms_p50"] for p in platforms if (model, p) in cells]
@@ -373,14 +381,19 @@ def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(axis="x", color=INK, alpha=0.15)
 
 
+def plain_log(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis: the usual powers of ten are math text, which is off for the sake of names
+    with dollar signs."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _scale(axes: Axes, values: Sequence[float]) -> None:
     if min(values) > 0 and max(values) / min(values) > WIDE:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        # Plain numbers: the usual powers of ten are math text, which is off for the sake of names with dollar signs.
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_log(axes.xaxis)
     else:
         axes.set_xlim(left=0)

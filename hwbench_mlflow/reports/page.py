@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwbench_mlflow.reports import words
+from hwbench_mlflow.reports import estimates, words
 from hwbench_mlflow.reports.figures import Drawn, NotDrawn, figure_markup
 from hwbench_mlflow.summary import Row, Summary
 
@@ -19,7 +19,7 @@ TITLE = "hwbench report"
 
 def title(summary: Summary) -> str:
     """The page's title; it says so where simulated results are on it."""
-    return SIMULATED_TITLE if summary.simulated is not None and summary.simulated.latest else TITLE
+    return SIMULATED_TITLE if summary.holds_simulated else TITLE
 
 
 def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
@@ -38,6 +38,7 @@ def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
             not_drawn=[f for f in figures if isinstance(f, NotDrawn)],
             real=[_shown(row) for row in summary.real.latest],
             simulated=[_shown(row) for row in summary.simulated.latest] if summary.simulated is not None else [],
+            estimates=[estimates.shown(row) for row in summary.estimates or ()],
         )
     )
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-from hwbench_mlflow.reports import words
+from hwbench_mlflow.reports import estimates, words
 from hwbench_mlflow.reports.page import title
 from hwbench_mlflow.summary import Row, Summary
 
@@ -25,8 +25,9 @@ def to_markdown(summary: Summary) -> Iterator[str]:
         yield ""
     yield (
         f"Published {manifest['published_at']} by gate `{manifest['gate_id']}`: {manifest['rows_real']} real, "
-        f"{manifest['rows_simulated']} simulated, {manifest['rows_quarantined']} quarantined of "
-        f"{manifest['rows_in']} results."
+        f"{manifest['rows_simulated']} simulated, {manifest['rows_estimates']} SIMULATED estimates, "
+        f"{manifest['rows_rooflines']} rooflines, {manifest['rows_quarantined']} quarantined of "
+        f"{manifest['rows_in']} runs."
     )
     if (filters := summary.filters.words()) is not None:
         yield f"Only {cell(filters)}."
@@ -38,6 +39,8 @@ def to_markdown(summary: Summary) -> Iterator[str]:
         yield "## SIMULATED results: not measured on the hardware named, never ranked"
         yield ""
         yield from _table(summary.simulated.latest, summary.simulated.configurations)
+    if summary.estimates is not None:
+        yield from estimates.markdown(summary.estimates, summary.estimate_count)
     if summary.failures:
         yield "## Not measured"
         yield ""
@@ -107,6 +110,7 @@ def write_json(summary: Summary, rows: Iterable[Row], out: TextIO) -> None:
         "filters": summary.filters.words(),
         "includes_simulated": summary.simulated is not None,
         "manifest": dict(summary.manifest),
+        **({"estimates": [dict(row) for row in summary.estimates]} if summary.estimates is not None else {}),
         "failures": [dict(row) for row in summary.failures],
         "quarantine": [dict(row) for row in summary.quarantine],
         "availability": [dict(row) for row in summary.availability],

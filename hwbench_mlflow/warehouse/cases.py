@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hwbench_mlflow.estimate import ESTIMATE_DIGEST_PARAM, ESTIMATE_ID_PARAM
 from hwbench_mlflow.evidence import DIGEST_PARAM, RESULT_ID_PARAM, ROLE_TAG
-from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.metrics import ALL_METRICS
+from hwbench_mlflow.roofline import ROOFLINE_DIGEST_PARAM, ROOFLINE_ID_PARAM
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
 
 _FINGERPRINT = "concat_ws(' ', f.fp_run, f.fp_tags, f.fp_params, f.fp_latest, f.fp_history, f.engine)"
 
-# Params are write-once: a run that has them is a result, whatever its tags are made to say.
+# Params are write-once: a run that has them is a result (an estimate, a calibration), whatever its tags are made to
+# say. One that has a result's params as well is judged as a result, which its files are not.
 RUNS_OF_OURS = f"""
     SELECT r.run_uuid AS run_id, r.experiment_id, r.lifecycle_stage IS DISTINCT FROM 'active' AS deleted,
            coalesce(r.artifact_uri, '') AS artifact_uri, coalesce(r.status, '') AS status,
            CASE WHEN p.run_uuid IS NOT NULL THEN 'result'
+                WHEN d.run_uuid IS NOT NULL THEN d.role
                 WHEN t.value IN ('result', 'devices', 'failure', 'parent') THEN t.value ELSE 'unknown' END AS role,
            {_FINGERPRINT} AS fingerprint
     FROM mlflow.runs r JOIN mlflow.run_state f USING (run_uuid)
@@ -32,7 +36,12 @@ RUNS_OF_OURS = f"""
         USING (run_uuid)
     LEFT JOIN (SELECT DISTINCT run_uuid FROM mlflow.params WHERE key IN ('{DIGEST_PARAM}', '{RESULT_ID_PARAM}')) p
         USING (run_uuid)
-    WHERE (p.run_uuid IS NOT NULL OR t.run_uuid IS NOT NULL)"""
+    LEFT JOIN (SELECT run_uuid, min(CASE WHEN key IN ('{ESTIMATE_DIGEST_PARAM}', '{ESTIMATE_ID_PARAM}')
+                                         THEN 'estimate' ELSE 'roofline' END) AS role
+               FROM mlflow.params WHERE key IN ('{ESTIMATE_DIGEST_PARAM}', '{ESTIMATE_ID_PARAM}',
+                                                '{ROOFLINE_DIGEST_PARAM}', '{ROOFLINE_ID_PARAM}') GROUP BY ALL) d
+        USING (run_uuid)
+    WHERE (p.run_uuid IS NOT NULL OR d.run_uuid IS NOT NULL OR t.run_uuid IS NOT NULL)"""
 
 
 OURS = "e_runs"
@@ -83,7 +92,7 @@ def load_work(
                     ON m.run_uuid = c.run_id
                 LEFT JOIN ({kept if files else none}) f ON f.run_id = c.run_id
                 ORDER BY c.run_id""",
-            params=[judged_by, list(METRICS)],
+            params=[judged_by, list(ALL_METRICS)],
         ).to_arrow_table()
     finally:
         connection.execute("DROP TABLE IF EXISTS e_work")

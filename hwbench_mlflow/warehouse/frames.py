@@ -64,6 +64,30 @@ def load_results(db: str | Path | None = None, *, include: Collection[str] = ("v
     return frame
 
 
+def load_estimates(db: str | Path | None = None) -> pd.DataFrame:
+    """One row a roofline estimate, oldest first; the columns of ``estimates``. Nothing in it was measured.
+
+    ``db`` as in :func:`load_results`. A :class:`SimulatedResultsWarning` says how many there are. Raises the same.
+    """
+    import duckdb
+
+    path = _default() if db is None else Path(db)
+    sql = "SELECT * FROM estimates WHERE verdict = 'simulated' ORDER BY estimated_at, run_id"
+    try:
+        if is_published(path):
+            with open_published(path) as found:
+                frame: pd.DataFrame = found.connection.execute(sql).df()
+        else:
+            with database.reader(path) as connection:
+                frame = connection.execute(sql).df()
+    except duckdb.Error as error:
+        raise StoreError(*database.explain(path, error)) from error
+    if len(frame):
+        text = f"{len(frame)} roofline estimates: nothing was measured on the hardware that they name"
+        warnings.warn(text, SimulatedResultsWarning, stacklevel=2)
+    return frame
+
+
 def _default() -> Path:
     if DEFAULT_PUBLISHED.exists():
         return DEFAULT_PUBLISHED

@@ -39,6 +39,7 @@ MAX_PROCESSES = 4
 FIELDS = {
     "performance_results": "results", "verdict_findings": "findings", "evidence_files": "files",
     "models": "models", "hardware_platforms": "hardware", "hardware_availability_log": "probes",
+    "estimates": "estimates", "rooflines": "rooflines",
     "nested": "samples",
 }  # fmt: skip
 """Table -> the field of :class:`.results.Rows` that holds its rows; ``benchmark_runs`` has one of each run."""

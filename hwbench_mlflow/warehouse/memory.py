@@ -29,7 +29,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.attest import Keyring
-from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.metrics import ALL_METRICS
 from hwbench_mlflow.warehouse.cases import OURS
 from hwbench_mlflow.warehouse.database import engine, transaction
 from hwbench_mlflow.warehouse.results import judge_name
@@ -64,6 +64,8 @@ WIDE: dict[str, tuple[str, str]] = {
     "mlflow.run_state": ("run_uuid", "engine"),
     "benchmark_runs": ("run_id", "role"),
     "performance_results": ("run_id", "result_id"),
+    "estimates": ("run_id", "estimate_id"),
+    "rooflines": ("run_id", "roofline_id"),
     "hardware_availability_log": ("run_id", "hardware_type, probe_id, device_index"),
 }
 SHARED = {"models": "model_id", "hardware_platforms": "hardware_id"}
@@ -142,7 +144,7 @@ def _rows(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> Iterator[tu
     try:
         for table, (key, order) in LONG.items():
             # Of other people's metrics there may be millions of points, and no verdict looks at them.
-            only = f"WHERE key IN ({', '.join(repr(str(name)) for name in METRICS)})" if "metric" in table else ""
+            only = f"WHERE key IN ({', '.join(repr(str(name)) for name in ALL_METRICS)})" if "metric" in table else ""
             yield table, _sorted(connection, f"(FROM {table} {only})", key, f"t.* EXCLUDE ({key})", order)
         for table, (key, order) in WIDE.items():
             yield table, _sorted(connection, table, key, "to_json(t)::VARCHAR AS row", order)

@@ -21,6 +21,7 @@ from hwbench_mlflow.errors import Refused, StoreError
 from hwbench_mlflow.rules import Outcome
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.published import (
+    DOCUMENT_CHECKS,
     JOINED,
     LAYOUT,
     PUBLISHED_VERSION,
@@ -54,18 +55,24 @@ class Publication:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Result runs: all that were looked at, and where each one went."""
+    """Runs that claim something: all that were looked at, and where each one went."""
 
     rows_in: int
     rows_real: int
     rows_simulated: int
+    rows_estimates: int
+    rows_rooflines: int
     rows_quarantined: int
 
 
-# Runs that claim a result: with a row of one, or judged without one. Deleted in MLflow: no claim.
+# Runs that claim a result, an estimate or a calibration: with a row of one, or judged without one. Deleted in MLflow:
+# no claim.
 RUNS_IN = """
     SELECT run_id FROM performance_results
-    UNION SELECT run_id FROM benchmark_runs WHERE role = 'result' AND evidence <> 'deleted'"""
+    UNION SELECT run_id FROM estimates
+    UNION SELECT run_id FROM rooflines
+    UNION SELECT run_id FROM benchmark_runs
+          WHERE role IN ('result', 'estimate', 'roofline') AND evidence <> 'deleted'"""
 
 
 def publish(connection: DuckDBPyConnection, path: Path, what: Publication) -> Counts:
@@ -149,6 +156,9 @@ def create_tables(connection: DuckDBPyConnection) -> None:
     for table, checks in RESULT_CHECKS.items():
         own = ", ".join(f"CHECK ({check})" for check in checks)
         connection.execute(f"CREATE TABLE pub.{table} ({bodies['performance_results']}, {joined}, {own})")
+    for table, also in DOCUMENT_CHECKS.items():
+        own = ", ".join(f"CHECK ({check})" for check in also)
+        connection.execute(f"CREATE TABLE pub.{table} ({bodies[table]}, gate_id VARCHAR NOT NULL, {own})")
     connection.execute(f"CREATE TABLE pub.availability ({bodies['hardware_availability_log']})")
     for table, body in LAYOUT.items():
         connection.execute(f"CREATE TABLE pub.{table} ({body})")
@@ -178,15 +188,27 @@ def _results(connection: DuckDBPyConnection, gate_id: str) -> None:
                 WHERE pr.verdict = ? AND pr.is_simulated = ? AND pr.run_id NOT IN (SELECT run_id FROM g_quarantine)""",
             [gate_id, verdict, simulated],
         )
+    for table, verdict in (("estimates", "simulated"), ("rooflines", "verified")):
+        # A run is one thing: what has a row among the results is never an estimate or a calibration as well.
+        connection.execute(
+            f"""INSERT INTO pub.{table}
+                SELECT d.*, ? FROM {table} d
+                WHERE d.verdict = ? AND d.run_id NOT IN (SELECT run_id FROM g_quarantine)
+                  AND d.run_id NOT IN (SELECT run_id FROM performance_results)
+                ORDER BY d.run_id""",
+            [gate_id, verdict],
+        )
     connection.execute(
         f"""INSERT INTO pub.quarantine
-            SELECT q.run_id, pr.result_id, coalesce(m.model_name, b.model_name),
-                   coalesce(hp.hardware_type, b.hardware_type, pr.platform),
-                   coalesce(pr.created_at, epoch_ms(coalesce(r.end_time, r.start_time))),
+            SELECT q.run_id, pr.result_id, coalesce(m.model_name, b.model_name, es.model_name),
+                   coalesce(hp.hardware_type, b.hardware_type, pr.platform, es.platform, ro.platform),
+                   coalesce(pr.created_at, es.estimated_at, ro.calibrated_at,
+                            epoch_ms(coalesce(r.end_time, r.start_time))),
                    coalesce(pr.verdict, b.verdict), q.rule, q.reason
             FROM g_quarantine q SEMI JOIN ({RUNS_IN}) USING (run_id)
             LEFT JOIN performance_results pr USING (run_id) LEFT JOIN benchmark_runs b USING (run_id)
             LEFT JOIN mlflow.runs r ON r.run_uuid = q.run_id
+            LEFT JOIN estimates es USING (run_id) LEFT JOIN rooflines ro USING (run_id)
             LEFT JOIN models m USING (model_id) LEFT JOIN hardware_platforms hp USING (hardware_id)
             ORDER BY 5, 1, q.rule, q.reason"""
     )
@@ -292,13 +314,18 @@ def _rules(connection: DuckDBPyConnection, what: Publication) -> None:
 def _counted(connection: DuckDBPyConnection) -> Counts:
     found = connection.execute(
         f"""SELECT (SELECT count(*) FROM ({RUNS_IN})), (SELECT count(*) FROM pub.real_results),
-                   (SELECT count(*) FROM pub.simulated_results), (SELECT count(DISTINCT run_id) FROM pub.quarantine)"""
+                   (SELECT count(*) FROM pub.simulated_results), (SELECT count(*) FROM pub.estimates),
+                   (SELECT count(*) FROM pub.rooflines), (SELECT count(DISTINCT run_id) FROM pub.quarantine)"""
     ).fetchall()[0]
-    counts = Counts(rows_in=found[0], rows_real=found[1], rows_simulated=found[2], rows_quarantined=found[3])
-    if counts.rows_in != counts.rows_real + counts.rows_simulated + counts.rows_quarantined:
+    counts = Counts(
+        rows_in=found[0], rows_real=found[1], rows_simulated=found[2], rows_estimates=found[3],
+        rows_rooflines=found[4], rows_quarantined=found[5],
+    )  # fmt: skip
+    if counts.rows_in != sum(found[1:]):
         raise Refused(
-            f"{counts.rows_in} results went in; {counts.rows_real} real, {counts.rows_simulated} simulated and "
-            f"{counts.rows_quarantined} quarantined came out: nothing is published"
+            f"{counts.rows_in} runs went in; {counts.rows_real} real, {counts.rows_simulated} simulated, "
+            f"{counts.rows_estimates} estimates, {counts.rows_rooflines} rooflines and {counts.rows_quarantined} "
+            "quarantined came out: nothing is published"
         )
     return counts
 
@@ -314,6 +341,8 @@ def _manifest(connection: DuckDBPyConnection, what: Publication, counts: Counts)
         "rows_in": str(counts.rows_in),
         "rows_real": str(counts.rows_real),
         "rows_simulated": str(counts.rows_simulated),
+        "rows_estimates": str(counts.rows_estimates),
+        "rows_rooflines": str(counts.rows_rooflines),
         "rows_quarantined": str(counts.rows_quarantined),
         "suites": json.dumps(dict(what.suites), sort_keys=True),
     }

@@ -42,6 +42,19 @@ RESULT_CHECKS = {
     "simulated_results": ("verdict = 'simulated'", "is_simulated", "simulation_reason IS NOT NULL"),
 }
 
+DOCUMENT_CHECKS = {
+    "estimates": ("verdict = 'simulated'", "is_simulated", "simulation_reason IS NOT NULL"),
+    "rooflines": ("verdict = 'verified'", "NOT is_simulated"),
+}
+"""Tables that are no results, with the columns of the warehouse's own and ``gate_id``."""
+
+ROW_CHECKS = RESULT_CHECKS | DOCUMENT_CHECKS
+_COUNTED = {
+    "real_results": "rows_real", "simulated_results": "rows_simulated", "estimates": "rows_estimates",
+    "rooflines": "rows_rooflines",
+}  # fmt: skip
+"""Where the manifest counts their rows."""
+
 LAYOUT = {
     # A row a reason. Runs with a verdict but without a result (corrupt evidence, none at all) are here too.
     "quarantine": """run_id VARCHAR NOT NULL, result_id VARCHAR, model_name VARCHAR, hardware_type VARCHAR,
@@ -73,12 +86,13 @@ SAMPLES_A_RUN = 2000
 MANIFEST_KEYS = frozenset(
     {
         "schema_version", "gate_id", "published_at", "hwbench_version", "warehouse", "warehouse_sync", "rows_in",
-        "rows_real", "rows_simulated", "rows_quarantined", "suites", "column_digests",
+        "rows_real", "rows_simulated", "rows_estimates", "rows_rooflines", "rows_quarantined", "suites",
+        "column_digests",
         "content_digest",
     }
 )  # fmt: skip
 
-TABLES = frozenset({*RESULT_CHECKS, *LAYOUT, "availability"})
+TABLES = frozenset({*RESULT_CHECKS, *DOCUMENT_CHECKS, *LAYOUT, "availability"})
 
 _AGAIN = "run `hwbench gate` to publish it anew"
 
@@ -276,12 +290,13 @@ def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
 
 def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str]) -> None:
     _same_digests(connection, path, manifest, dict.fromkeys(TABLES - {"manifest"}))
-    _hold_only_their_own(connection, path, RESULT_CHECKS)
+    _hold_only_their_own(connection, path, ROW_CHECKS)
     counts = connection.execute(
         "SELECT (SELECT count(*) FROM real_results)::VARCHAR, (SELECT count(*) FROM simulated_results)::VARCHAR, "
+        "(SELECT count(*) FROM estimates)::VARCHAR, (SELECT count(*) FROM rooflines)::VARCHAR, "
         "(SELECT count(DISTINCT run_id) FROM quarantine)::VARCHAR"
     ).fetchall()[0]
-    said = tuple(manifest[key] for key in ("rows_real", "rows_simulated", "rows_quarantined"))
+    said = tuple(manifest[f"rows_{kind}"] for kind in ("real", "simulated", "estimates", "rooflines", "quarantined"))
     if counts != said or sum(map(int, counts)) != int(manifest["rows_in"]):
         raise Refused(f"{path} does not hold the rows that its manifest counts: it was edited", remedy=_AGAIN)
 
@@ -289,21 +304,26 @@ def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, s
 def _verify_columns(
     connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str], reads: Mapping[str, Sequence[str]]
 ) -> None:
-    results = [name for name in RESULT_CHECKS if name in reads]
+    counted = [name for name in ROW_CHECKS if name in reads]
     wanted = {name: list(dict.fromkeys(columns)) for name, columns in reads.items()}
-    for name in results:
-        wanted[name] += [column for column in _CHECKED if column not in wanted[name]]
+    for name in counted:
+        wanted[name] += [column for column in _CHECKED[name] if column not in wanted[name]]
     _same_digests(connection, path, manifest, wanted)
-    _hold_only_their_own(connection, path, results)
-    for name in results:
+    _hold_only_their_own(connection, path, counted)
+    for name in counted:
         count = connection.execute(f"SELECT count(*)::VARCHAR FROM {name}").fetchall()[0][0]  # noqa: S608
-        if count != manifest[{"real_results": "rows_real", "simulated_results": "rows_simulated"}[name]]:
+        if count != manifest[_COUNTED[name]]:
             raise Refused(f"{path} does not hold the rows that its manifest counts: it was edited", remedy=_AGAIN)
     for name in TABLES - {"manifest"}:
         _show(connection, name, wanted.get(name, []))
 
 
-_CHECKED = ("verdict", "is_simulated", "simulation_reason")
+_CHECKED = {
+    name: [word for word in ("verdict", "is_simulated", "simulation_reason") if any(word in c for c in checks)]
+    for name, checks in ROW_CHECKS.items()
+}
+"""The columns that the checks of a table look at."""
+
 _UNCHECKED = "not_checked"
 
 
@@ -324,7 +344,7 @@ def _home(connection: DuckDBPyConnection) -> str:
 def _hold_only_their_own(connection: DuckDBPyConnection, path: Path, tables: Iterable[str]) -> None:
     """The digests say unchanged, for whoever cannot make a digest; this says what must hold in any file."""
     for table in tables:
-        sound = " AND ".join(f"coalesce({check}, false)" for check in RESULT_CHECKS[table])
+        sound = " AND ".join(f"coalesce({check}, false)" for check in ROW_CHECKS[table])
         strays = connection.execute(f"SELECT count(*) FROM {table} WHERE NOT ({sound})").fetchall()[0][0]  # noqa: S608
         if strays:
             raise Refused(f"{path} holds {strays} rows in {table} that are not: it was not made by hwbench")

@@ -20,6 +20,7 @@ from hwbench_mlflow.warehouse.cases import OURS, listed, load_work
 from hwbench_mlflow.warehouse.digest import quoted
 from hwbench_mlflow.warehouse.judging import JudgeDied, Terms, judges
 from hwbench_mlflow.warehouse.memory import Memory
+from hwbench_mlflow.warehouse.results import JUDGED
 from hwbench_mlflow.warehouse.star import LOG, PER_RUN, StagedRows, StagedRun, schemas, staged
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _chunks(connection: DuckDBPyConnection, proven: set[str]) -> Iterator[list[s
 
 
 def _unproven(run: StagedRun, found: Rederived) -> None:
-    if run.role != "result" or run.evidence == "deleted":
+    if run.role not in JUDGED or run.evidence == "deleted":
         return
     if run.verdict in {VerdictState.VERIFIED, VerdictState.SIMULATED}:
         return

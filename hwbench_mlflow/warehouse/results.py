@@ -15,6 +15,7 @@ import msgspec
 
 from hwbench_mlflow.attest import Keyring, canonical_json
 from hwbench_mlflow.codec import decode, encode, sha256
+from hwbench_mlflow.documents import FILES as DOCUMENT_FILES
 from hwbench_mlflow.errors import CorruptEvidence
 from hwbench_mlflow.evidence import (
     ATTESTATION_FILE,
@@ -44,6 +45,7 @@ from hwbench_mlflow.model import (
     VerdictState,
 )
 from hwbench_mlflow.verdict import combine
+from hwbench_mlflow.warehouse.documents import judge_row
 
 Row = dict[str, Any]
 
@@ -51,8 +53,12 @@ FILES: dict[str, tuple[str, ...]] = {
     "result": EVIDENCE_FILES,
     "devices": (DEVICES_FILE,),
     "failure": (FAILURE_FILE,),
+    **DOCUMENT_FILES,
 }
 """What is fetched for each role; for others nothing."""
+
+JUDGED = frozenset({"result", *DOCUMENT_FILES})
+"""Roles whose runs have a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +86,8 @@ class Rows:
     samples: list[Row] = field(default_factory=list)
     findings: list[Row] = field(default_factory=list)
     files: list[Row] = field(default_factory=list)
+    estimates: list[Row] = field(default_factory=list)
+    rooflines: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +142,12 @@ def _read(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: s
     digests = {name: sha256(data) for name, data in files.items()}
     data = files.get(main)
     rows = _other_version(case, data, judged_by)
+    if rows is None and case.role in JUDGED:
+        try:
+            return _document(case, files, keyring, judged_by), digests
+        except (ArithmeticError, LookupError, ValueError) as error:
+            reason = f"{main} cannot be computed with: {type(error).__name__}: {error}"
+            return refused(case, judged_by, reason), digests
     if rows is None and data is None:
         rows = _without(case, judged_by, "missing", f"hwbench/{main} is missing")
     elif rows is None:
@@ -156,7 +170,7 @@ def _other_version(case: Case, data: bytes | None, judged_by: str) -> Rows | Non
 def refused(case: Case, judged_by: str, reason: str, files: list[Row] | None = None) -> Rows:
     """A run whose evidence can be read but breaks a rule of the tables."""
     found = Finding(rule="table", effect=VerdictState.CONTRADICTED, reason=reason)
-    verdict = combine([found]) if case.role == "result" else None
+    verdict = combine([found]) if case.role in JUDGED else None
     run = _run(case, judged_by, "refused", verdict, (reason,))
     return Rows(run=run, findings=_findings(case, verdict), files=files or [])
 
@@ -164,7 +178,7 @@ def refused(case: Case, judged_by: str, reason: str, files: list[Row] | None = N
 def _without(case: Case, judged_by: str, evidence: str, reason: str) -> Rows:
     reason = reason.encode("utf-8", "backslashreplace").decode()
     found = Finding(rule="files", effect=VerdictState.UNVERIFIED, reason=reason)
-    verdict = combine([found]) if case.role == "result" else None
+    verdict = combine([found]) if case.role in JUDGED else None
     return Rows(run=_run(case, judged_by, evidence, verdict, (reason,)), findings=_findings(case, verdict))
 
 
@@ -261,6 +275,20 @@ def _probes(run_id: str, source: str, found: Availability, host: HostInfo | None
 
 def _is_verified(found: Availability, device: Device | None) -> bool:
     return device is not None and found.status == "AVAILABLE" and found.verified_device(device.id) is not None
+
+
+# --- estimates and calibrations -----------------------------------------------------------------
+
+
+def _document(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> Rows:
+    state, findings, row = judge_row(case.role, case.index, files, keyring, experiment_id=case.experiment_id)
+    verdict = Verdict(state=VerdictState(state), findings=findings)
+    main = DOCUMENT_FILES[case.role][0]
+    evidence = "read" if row is not None else "corrupt" if main in files else "missing"
+    rows = Rows(run=_run(case, judged_by, evidence, verdict), findings=_findings(case, verdict))
+    if row is not None:
+        (rows.estimates if case.role == "estimate" else rows.rooflines).append(row)
+    return rows
 
 
 # --- results ------------------------------------------------------------------------------------

@@ -39,7 +39,10 @@ CHUNK_RUNS = 500
 """Runs a transaction; what is held in memory is their files and their samples."""
 FETCHERS = 8
 
-PER_RUN = ("performance_results", "latency_samples", "verdict_findings", "evidence_files", "benchmark_runs")
+PER_RUN = (
+    "performance_results", "latency_samples", "verdict_findings", "evidence_files", "estimates", "rooflines",
+    "benchmark_runs",
+)  # fmt: skip
 """A run's rows in each are rewritten as a whole; the last one says that the others are there."""
 DIMENSIONS = ("models", "hardware_platforms")
 LOG = "hardware_availability_log"

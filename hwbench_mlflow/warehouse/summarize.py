@@ -37,6 +37,16 @@ _WANTED = """
     AND ($since::TIMESTAMP IS NULL OR created_at >= $since::TIMESTAMP)"""
 
 
+# The last one of each configuration, as of results.
+_ESTIMATES = f"""
+    SELECT * FROM estimates
+    WHERE {_WANTED.replace("effective_precision", "precision").replace("created_at", "estimated_at")}
+    QUALIFY row_number() OVER (
+        PARTITION BY model_name, platform, sheet_name, sheet_sha256, batch_size, sequence_length, image_size, precision
+        ORDER BY estimated_at DESC, run_id) = 1
+    ORDER BY model_name, platform, device_product, precision, batch_size, run_id"""
+
+
 def summarize(found: Published, filters: Filters, *, simulated: bool, stale: str | None) -> Summary:
     """All that a report shows. ``simulated`` asks for simulated results, apart from the real ones."""
     connection = found.connection
@@ -59,6 +69,15 @@ def summarize(found: Published, filters: Filters, *, simulated: bool, stale: str
         ),
         rules_failed=_rows(connection, "FROM gate_rules WHERE NOT passed ORDER BY suite, rule"),
         rule_count=_count(connection, "SELECT count(*) FROM gate_rules"),
+        estimates=_rows(connection, f"{_ESTIMATES} LIMIT {MAX_ROWS}", _bound(filters)) if simulated else None,
+        estimate_count=_count(connection, f"SELECT count(*) FROM ({_ESTIMATES})", filters) if simulated else 0,
+        rooflines=_rows(
+            connection,
+            f"""FROM rooflines QUALIFY row_number() OVER (
+                    PARTITION BY host_id, platform, device_id
+                    ORDER BY peak_tflops_fp32 DESC NULLS LAST, calibrated_at DESC, run_id) = 1
+                ORDER BY host_id, platform, device_id LIMIT {MAX_ROWS}""",
+        ),
     )
 
 
@@ -137,5 +156,5 @@ def _rows(connection: DuckDBPyConnection, sql: str, values: dict[str, Any] | Non
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _count(connection: DuckDBPyConnection, sql: str) -> int:
-    return int(connection.execute(sql).fetchall()[0][0])
+def _count(connection: DuckDBPyConnection, sql: str, filters: Filters | None = None) -> int:
+    return int(connection.execute(sql, _bound(filters) if filters is not None else {}).fetchall()[0][0])

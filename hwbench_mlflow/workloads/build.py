@@ -75,6 +75,12 @@ def build(resolved: ResolvedModel, *, ask_hub: bool = True) -> LoadedModel:
     return replace(_random(resolved), warnings=(warning,))
 
 
+def counted(resolved: ResolvedModel) -> tuple[torch.nn.Module, Counts]:
+    """The module on the meta device and what it must compute and move: no weights are loaded, no memory is taken."""
+    module = _meta_module(resolved, _config(resolved, resolved.spec.config))
+    return module, _count(resolved, module)
+
+
 def locate_weights(resolved: ResolvedModel, *, ask_hub: bool = True) -> hub.Weights:
     """Where the model's safetensors are: its folder, the local cache, or the hub (which fills the cache).
 

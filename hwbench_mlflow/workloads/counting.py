@@ -86,7 +86,7 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    inputs = _meta_inputs(input_spec)
+    inputs = meta_inputs(input_spec)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         try:
             output = module(**inputs)
@@ -100,7 +100,8 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
     return int(counter.get_total_flops()), fields
 
 
-def _meta_inputs(input_spec: Sequence[InputSpec]) -> dict[str, torch.Tensor]:
+def meta_inputs(input_spec: Sequence[InputSpec]) -> dict[str, torch.Tensor]:
+    """Inputs of those shapes on the meta device."""
     import torch
 
     inputs: dict[str, torch.Tensor] = {}

@@ -14,6 +14,7 @@ from hwbench_mlflow.model import BenchmarkResult, Failure, FailureCategory, Plat
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.star import Star
 from hwbench_mlflow.warehouse.sync import sync
+from tests.documents import estimate, log_estimate, log_roofline, roofline
 from tests.honest import honest
 from tests.warehouse.conftest import empty_store  # noqa: F401 -- a fixture
 from tests.warehouse.results import Lab, distinct, make_lab
@@ -57,6 +58,19 @@ def synced(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple
             remedy=None, request=absent, availability=found, host=honest()[0].host,
         ),
     )  # fmt: skip
+    db = folder / "w.duckdb"
+    sync(SqliteReader(store), db, judge=Star(load_keyring(lab.home)))
+    return lab, db
+
+
+@pytest.fixture(scope="session")
+def documented(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Lab, Path]:  # noqa: F811
+    """A lab with one honest result, one estimate and one calibration, and its warehouse. Tests copy, and never touch
+    this."""
+    folder = tmp_path_factory.mktemp("documented")
+    store = Path(shutil.copyfile(empty_store, folder / "mlflow.db"))
+    lab = make_lab(store, folder / "home", folder / "artifacts")
+    lab.runs = [lab.add(0), log_estimate(lab, estimate()), log_roofline(lab, roofline())]
     db = folder / "w.duckdb"
     sync(SqliteReader(store), db, judge=Star(load_keyring(lab.home)))
     return lab, db

@@ -14,7 +14,7 @@ from hwbench_mlflow.errors import Refused, StoreError
 from hwbench_mlflow.rules import Outcome, RuleKind
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.publish import Publication, publish
-from hwbench_mlflow.warehouse.published import open_published
+from hwbench_mlflow.warehouse.published import PUBLISHED_VERSION, open_published
 from tests.gates.conftest import edit
 from tests.warehouse.results import Lab
 
@@ -234,8 +234,8 @@ def test_another_kind_of_file_is_not_a_publication(synced: tuple[Lab, Path], tmp
     with pytest.raises(StoreError, match="not a file that hwbench published"):
         open_published(tmp_path / "other.duckdb")
     newer = Path(shutil.copyfile(sound, tmp_path / "newer.duckdb"))
-    edit(newer, "UPDATE manifest SET value = '3' WHERE key = 'schema_version'")
-    with pytest.raises(StoreError, match="has layout 3, this hwbench reads 2"):
+    edit(newer, "UPDATE manifest SET value = '99' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match=f"has layout 99, this hwbench reads {PUBLISHED_VERSION}"):
         open_published(newer)
 
 

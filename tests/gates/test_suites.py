@@ -16,6 +16,7 @@ import pytest
 from hwbench_mlflow.gates import run
 from hwbench_mlflow.gates.loader import Rule, Suite, load, shipped
 from hwbench_mlflow.gates.pins import PINS
+from hwbench_mlflow.gates.pins_documents import DOCUMENT_PINS
 from hwbench_mlflow.gates.run import check
 from hwbench_mlflow.rules import Outcome, RuleKind, decide
 from tests.warehouse.results import Lab
@@ -49,7 +50,7 @@ def test_the_shipped_suites_are_whole_and_say_why() -> None:
     assert loaded.problems == ()
     assert {s.table for s in loaded.suites} == set(PINS) == {
         "performance_results", "latency_samples", "models", "hardware_platforms", "hardware_availability_log",
-        "verdict_findings", "benchmark_runs",
+        "verdict_findings", "benchmark_runs", "estimates", "rooflines",
     }  # fmt: skip
     for suite in loaded.suites:
         assert suite.ours
@@ -166,10 +167,12 @@ def test_an_added_suite_that_would_replace_ours_or_is_bad_is_refused(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def frames(synced: tuple[Lab, Path]) -> dict[str, pd.DataFrame]:
+def frames(synced: tuple[Lab, Path], documented: tuple[Lab, Path]) -> dict[str, pd.DataFrame]:
     """The honest warehouse, a frame a table."""
     with duckdb.connect(str(synced[1]), read_only=True) as connection:
-        return {table: connection.execute(f"FROM {table}").df() for table in PINS}
+        found = {table: connection.execute(f"FROM {table}").df() for table in PINS}
+    with duckdb.connect(str(documented[1]), read_only=True) as connection:
+        return found | {table: connection.execute(f"FROM {table}").df() for table in DOCUMENT_PINS}
 
 
 @pytest.mark.parametrize("table", PINS)
@@ -194,6 +197,10 @@ SPOILT: dict[str, dict[str, Any]] = {
     "performance_results.probe.not_before": {"probed_at": pd.Timestamp(OTHERWISE)},
     "performance_results.probe.not_after": {"created_at": pd.Timestamp(OTHERWISE)},
     "performance_results.energy.method": {"energy_j": 5.0, "energy_method": None},
+    "estimates.latency.order": {"estimate_latency_ms_low": 1e6},
+    "estimates.throughput.order": {"estimate_throughput_items_per_s_low": 1e9},
+    "rooflines.bandwidth.best_copy": {"memory_bandwidth_gb_per_s_copy": 1e6},
+    "rooflines.bandwidth.best_triad": {"memory_bandwidth_gb_per_s_triad": 1e6},
     "hardware_availability_log.verified.computed": {"is_verified": True, "check_operation": None},
 }
 """What is wrong with a row, for rules whose arguments do not say it."""
