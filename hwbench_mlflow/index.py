@@ -76,7 +76,7 @@ def _tags(result: BenchmarkResult, verdict: Verdict) -> dict[str, str]:
         "hwbench.precision": str(result.effective_precision),
         "hwbench.scenario": str(result.workload.scenario),
         "hwbench.profile": result.request.profile.name,
-        "hwbench.ranked": _bool(result.request.profile.ranked),
+        "hwbench.ranked": _bool(result.request.ranked),
         "hwbench.weights": str(result.model.weights_source),
         "hwbench.host": result.host.hostname,
         "hwbench.stable": _bool(result.aggregates.stable),

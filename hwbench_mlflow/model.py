@@ -53,6 +53,17 @@ class Scenario(StrEnum):
     OFFLINE = "offline"
 
 
+class Phase(StrEnum):
+    """What one inference of a model that writes text is. ``forward``: one pass over everything, as other models' are.
+    ``prefill``: the prompt, up to the logits of the first new token. ``decode``: the new tokens after a prompt that is
+    in the cache already. ``generate``: prefill and decode, with a time stamp for each token."""
+
+    FORWARD = "forward"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    GENERATE = "generate"
+
+
 class WeightsPolicy(StrEnum):
     """What ``--weights`` asks for."""
 
@@ -186,8 +197,10 @@ class Availability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A model and what it is given. ``sequence_length`` in tokens, ``image_size`` in pixels (square);
-    ``None`` asks for the model's default and is resolved before a run is signed."""
+    """A model and what it is given. ``sequence_length`` in tokens (of the prompt; the places of an image count),
+    ``image_size`` in pixels (square), ``audio_seconds`` of one item, ``output_tokens`` written (or, in a forward pass,
+    read by a decoder). ``None`` asks for the model's default and is resolved before a run is signed; where it stays
+    ``None`` the model has no such input. ``kv_cache`` is None in a forward pass: there is nothing to keep."""
 
     model: str
     batch_size: int = 1
@@ -198,6 +211,10 @@ class Workload:
     weights: WeightsPolicy = WeightsPolicy.AUTO
     compile_mode: CompileMode = CompileMode.EAGER
     weights_seed: int = 0
+    audio_seconds: float | None = None
+    output_tokens: int | None = None
+    phase: Phase = Phase.FORWARD
+    kv_cache: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +227,10 @@ class Profile:
     seconds: float
     max_warmup_seconds: float
     ranked: bool
+
+
+TINY_SUFFIX = "-tiny-test"
+"""Ends the alias of a model's variant for tests: the same architecture, a thousandth of the size, no use."""
 
 
 PROFILES: dict[str, Profile] = {
@@ -233,6 +254,11 @@ class RunRequest:
     profile: Profile
     threads: int | None
     backend: str
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the result may stand in a ranking: a long enough profile, and not a model for tests."""
+        return self.profile.ranked and not self.workload.model.endswith(TINY_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
     lines += [
         f"Batch {work.batch_size}, {size}, {result.effective_precision}, scenario {work.scenario}, "
         f"{result.model.weights_source} weights, profile {result.request.profile.name}"
-        + ("." if result.request.profile.ranked else " (a test profile: never ranked)."),
+        + ("." if result.request.ranked else " (a test profile: never ranked)."),
         "",
         "| what | value |",
         "| --- | --- |",

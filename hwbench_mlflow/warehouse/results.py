@@ -356,7 +356,7 @@ def _what(result: BenchmarkResult) -> Row:
         "image_size": work.image_size,
         "scenario": str(work.scenario),
         "profile": request.profile.name,
-        "ranked": request.profile.ranked,
+        "ranked": request.ranked,
         "compile_mode": str(work.compile_mode),
         "threads": threads.pop() if len(threads) == 1 else None,
         "backend": request.backend,

@@ -75,6 +75,11 @@ def build(resolved: ResolvedModel, *, ask_hub: bool = True) -> LoadedModel:
     return replace(_random(resolved), warnings=(warning,))
 
 
+def count_on_meta(resolved: ResolvedModel) -> Counts:
+    """What the model must compute and hold, by its architecture alone: no weights, no memory, any size of model."""
+    return _count(resolved, _meta_module(resolved, _config(resolved, resolved.spec.config)))
+
+
 def locate_weights(resolved: ResolvedModel, *, ask_hub: bool = True) -> hub.Weights:
     """Where the model's safetensors are: its folder, the local cache, or the hub (which fills the cache).
 
@@ -150,7 +155,8 @@ def _meta_module(resolved: ResolvedModel, config: Any) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             module: torch.nn.Module = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        # Whatever a config of no sense makes of a constructor; transformers checks few of its values.
         line = " ".join(str(error).split())[:300]
         raise UsageError(f"{resolved.spec.auto_class} cannot build '{resolved.name}': {line}") from error
     return module.eval().requires_grad_(False)
@@ -165,11 +171,36 @@ def _random(resolved: ResolvedModel) -> LoadedModel:
     # Built on meta and initialised once, a third of the time of from_config, which torch's own initialisers
     # go through first. to_empty unties what is tied.
     module.to_empty(device="cpu")
+    for tensor in _tensors(module).values():
+        tensor.fill_(_unset(tensor))
     module.tie_weights()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(resolved.workload.weights_seed)
         module.initialize_weights()
+        left = [name for name, tensor in _tensors(module).items() if _is_unset(tensor)]
+        if left:
+            # What only a constructor sets (CLIP's scale, a weight-normed convolution): else it would be whatever the
+            # memory held. Such models are small: built a second time, for these few tensors.
+            torch.manual_seed(resolved.workload.weights_seed)
+            made = _tensors(type(module)(config))
+            with torch.no_grad():
+                for name in left:
+                    _tensors(module)[name].copy_(made[name])
     return _loaded(resolved, module, counts, WeightsSource.RANDOM, source=resolved.source)
+
+
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def _unset(tensor: torch.Tensor) -> float | int:
+    """A value that no initialiser gives."""
+    return float("nan") if tensor.is_floating_point() else 77
+
+
+def _is_unset(tensor: torch.Tensor) -> bool:
+    # Of integers, a table of positions holds every value once: only all of them alike is no table.
+    return bool(tensor.isnan().any()) if tensor.is_floating_point() else bool((tensor == 77).all())
 
 
 def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
@@ -196,7 +227,7 @@ def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, OSError, ImportError) as error:  # ImportError: a backbone of timm's
         line = " ".join(str(error).split())[:200]
         raise _Incomplete(f"the safetensors cannot be loaded ({line})") from error
     lacking = sorted([*report["missing_keys"], *(str(k) for k in report["mismatched_keys"])])

@@ -5,7 +5,9 @@ Owns FLOP, parameter and byte counts. torch is imported only inside functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 BYTES_PER_ELEMENT = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2}
 _TOKEN_BYTES = 8  # int64
+
+_CHECK = "torch_compilable_check"
 
 # Tried in this order when a model's outputs are not known beforehand.
 _MAIN_OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
@@ -87,7 +91,7 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = _meta_inputs(input_spec)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), _unasked(module), FlopCounterMode(display=False) as counter:
         try:
             output = module(**inputs)
         except (RuntimeError, NotImplementedError) as error:
@@ -101,19 +105,41 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
 
 
 def _meta_inputs(input_spec: Sequence[InputSpec]) -> dict[str, torch.Tensor]:
+    """Inputs without data. An all-ones mask is left out: transformers looks into one (is it all ones?), which meta
+    tensors cannot answer, and without it computes the same. Constants are sizes that a model reads: they are real."""
     import torch
 
     inputs: dict[str, torch.Tensor] = {}
     for spec in input_spec:
-        if spec.kind == "ones":
-            # Transformers looks into a 2-D mask (is it all ones?), which meta tensors cannot answer; a
-            # 4-D one it takes as it is. Attention costs the same.
-            batch, length = spec.shape
-            inputs[spec.name] = torch.ones((batch, 1, length, length), dtype=torch.bool, device="meta")
-        else:
+        if spec.kind == "constant":
+            values = torch.tensor(spec.values, dtype=torch.int64).expand(spec.shape)
+            inputs[spec.name] = values if spec.name.endswith("_sizes") else values.to("meta")
+        elif spec.kind != "ones":
             dtype = torch.int64 if spec.kind == "token" else torch.float32
             inputs[spec.name] = torch.zeros(spec.shape, dtype=dtype, device="meta")
     return inputs
+
+
+@contextlib.contextmanager
+def _unasked(module: torch.nn.Module) -> Iterator[None]:
+    """Without transformers' questions about data, which meta tensors cannot answer and inputs are made to satisfy: is
+    a mask all ones, are sequences packed, has a prompt as many places as its image has features. As when tracing."""
+    from transformers import masking_utils, modeling_utils
+
+    homes = [sys.modules[type(part).__module__] for part in module.modules()]
+    replaced: list[tuple[Any, str, Any]] = [
+        (masking_utils, "is_tracing", lambda *_: True),
+        (modeling_utils.PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *_: None),
+        *((home, _CHECK, lambda *_: None) for home in dict.fromkeys(homes) if _CHECK in vars(home)),
+    ]
+    before = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
+    for holder, name, value in replaced:
+        setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        for holder, name, value in before:
+            setattr(holder, name, value)
 
 
 def _main_outputs(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -12,10 +12,21 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from hwbench_mlflow.errors import UsageError
+from hwbench_mlflow.model import TINY_SUFFIX
 from hwbench_mlflow.workloads.spec import Kind, ModelSpec
 from hwbench_mlflow.workloads.zoo import BUILT_IN
 
-__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "Kind", "ModelSpec", "closest", "find", "known_aliases", "registry"]
+__all__ = [
+    "BUILT_IN",
+    "ENTRY_POINT_GROUP",
+    "Kind",
+    "ModelSpec",
+    "closest",
+    "find",
+    "known_aliases",
+    "of_type",
+    "registry",
+]
 
 ENTRY_POINT_GROUP = "hwbench.models"
 """Each entry point loads to a :class:`ModelSpec` or an iterable of them."""
@@ -23,11 +34,16 @@ ENTRY_POINT_GROUP = "hwbench.models"
 
 @cache
 def registry() -> dict[str, ModelSpec]:
-    """Alias -> spec: the built-in ones, then those of installed packages. :class:`UsageError` names a package
-    whose entry point does not load, is no :class:`ModelSpec`, or takes a name that is taken."""
+    """Alias -> spec: the built-in ones and their variants for tests, then those of installed packages.
+    :class:`UsageError` names a package whose entry point does not load, is no :class:`ModelSpec`, or takes a name
+    that is taken."""
     table: dict[str, ModelSpec] = {}
     for spec in BUILT_IN:
         _add(table, spec, "hwbench")
+    for spec in BUILT_IN:
+        tiny = spec.for_tests()
+        if tiny is not None:
+            _add(table, tiny, "hwbench")
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
         origin = f"entry point '{point.name} = {point.value}' of {ENTRY_POINT_GROUP}"
         try:
@@ -53,16 +69,21 @@ def _add(table: dict[str, ModelSpec], spec: ModelSpec, origin: str) -> None:
 
 
 def find(name: str) -> ModelSpec | None:
-    """The spec of that alias or hub name, else None."""
+    """The spec of that alias (in any case: ``TinyLlama-1.1B``) or hub name, else None."""
     table = registry()
-    if name in table:
-        return table[name]
+    if name.lower() in table:
+        return table[name.lower()]
     return next((spec for spec in table.values() if name in spec.hub_ids), None)
 
 
 def known_aliases() -> tuple[str, ...]:
-    """The names ``--model`` takes, besides hub names and folders."""
-    return tuple(registry())
+    """The names ``--model`` takes, besides hub names, folders and the variants for tests."""
+    return tuple(name for name in registry() if not name.endswith(TINY_SUFFIX))
+
+
+def of_type(model_type: object) -> ModelSpec | None:
+    """A built-in spec of that architecture: how hwbench runs others of it."""
+    return next((spec for spec in BUILT_IN if spec.config["model_type"] == model_type), None)
 
 
 def closest(name: str) -> str | None:

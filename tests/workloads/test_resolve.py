@@ -12,7 +12,8 @@ from hwbench_mlflow.errors import ExitCode, UnknownModel, UsageError
 from hwbench_mlflow.model import WeightsPolicy, Workload
 from hwbench_mlflow.workloads import hub
 from hwbench_mlflow.workloads.base import InputSpec
-from hwbench_mlflow.workloads.resolve import max_positions, resolve
+from hwbench_mlflow.workloads.inputs import max_positions
+from hwbench_mlflow.workloads.resolve import resolve
 from tests.workloads.conftest import TINY_BERT, TINY_GPT2, TINY_RESNET, TINY_VIT, MakeFolder, put_in_cache
 
 

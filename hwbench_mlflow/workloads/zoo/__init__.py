@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from hwbench_mlflow.workloads.spec import ModelSpec
-from hwbench_mlflow.workloads.zoo import generation, text, vision
+from hwbench_mlflow.workloads.zoo import audio, generation, multimodal, text, vision
 
-BUILT_IN: tuple[ModelSpec, ...] = (*text.MODELS, *generation.MODELS, *vision.MODELS)
+BUILT_IN: tuple[ModelSpec, ...] = (
+    *text.MODELS,
+    *generation.MODELS,
+    *vision.MODELS,
+    *audio.MODELS,
+    *multimodal.MODELS,
+)
