@@ -15,16 +15,17 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter_ns, process_time_ns
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import msgspec
 
 from hwbench_mlflow import protocol
-from hwbench_mlflow.backends.base import SelfTimed
+from hwbench_mlflow.backends.base import Converts, MeasuresMemory, SelfTimed
 from hwbench_mlflow.backends.lookup import load as load_backend
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, HwbenchError, UsageError
-from hwbench_mlflow.host import thread_run_delay_ns
+from hwbench_mlflow.host import available_memory_bytes, thread_run_delay_ns
 from hwbench_mlflow.model import (
     Availability,
     Calibration,
@@ -39,6 +40,7 @@ from hwbench_mlflow.model import (
 )
 from hwbench_mlflow.probing import probe_here
 from hwbench_mlflow.stats import is_flat, median
+from hwbench_mlflow.workloads.memory import Admit, Room, require_room
 
 if TYPE_CHECKING:
     from hwbench_mlflow.backends.base import Backend, Session
@@ -127,7 +129,8 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     channel.say(protocol.Probed(availability=found, import_ns=import_ns))
     opening = channel.expect(protocol.Open)
     device = _device(found, opening.device_id)
-    model = _load(opening.workload)
+    room = _room(backend, device)
+    model = _load(opening.workload, _admitted(backend, opening.workload.precision, room))
     with backend.open(device, model.workload, model, order.request.threads) as session:
         channel.say(
             protocol.Loaded(
@@ -389,7 +392,9 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
     from hwbench_mlflow.backends.cpu import CpuBackend
     from hwbench_mlflow.workloads.challenge import inputs_digest, make_inputs
 
-    model = _load(order.workload)
+    # The reference is torch's, on the host, whatever measured.
+    referee = _admitted(CpuBackend(), order.workload.precision, Room(available_memory_bytes()), referee=True)
+    model = _load(order.workload, referee)
     eager = replace(model.workload, precision=Precision.FP32, compile_mode=CompileMode.EAGER)
     plain = replace(model, workload=eager)
     cpu = CpuBackend()
@@ -422,10 +427,25 @@ def calibrated(backend: Backend, device: Device, order: protocol.Reference) -> C
     return best
 
 
-def _load(workload: Workload) -> LoadedModel:
+def _load(workload: Workload, admit: Admit) -> LoadedModel:
     from hwbench_mlflow.workloads.build import load
 
-    return load(workload, ask_hub=False)  # the parent has asked
+    return load(workload, ask_hub=False, admit=admit)  # the parent has asked
+
+
+def _room(backend: Backend, device: Device) -> Room:
+    """What is free now, before the model is loaded. A device of its own that does not say has its whole memory."""
+    host = available_memory_bytes()
+    if not isinstance(backend, MeasuresMemory):
+        return Room(host)
+    free = backend.free_memory_bytes(device)
+    return Room(host, device.memory_bytes if free is None else free, own_memory=True)
+
+
+def _admitted(backend: Backend, precision: Precision, room: Room, *, referee: bool = False) -> Admit:
+    """What refuses a model that does not fit there, with both numbers, before it is in memory."""
+    converted = isinstance(backend, Converts) and backend.converts
+    return partial(require_room, precision=precision, room=room, converted=converted, referee=referee)
 
 
 def _weights_digest(model: LoadedModel) -> str:

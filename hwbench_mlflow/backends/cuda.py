@@ -126,6 +126,12 @@ class CudaBackend:
         ) as session:
             yield session
 
+    def free_memory_bytes(self, device: Device) -> int | None:
+        """What is free on ``device`` now."""
+        import torch
+
+        return _torch_cuda.free_memory_bytes(torch.device(device.id))
+
     def calibrate(self, device: Device, precision: Precision, seconds: float) -> Calibration | None:
         """torch's best matrix product on that GPU."""
         import torch

@@ -18,6 +18,7 @@ from hwbench_mlflow.model import FailureCategory, ModelInfo, WeightsPolicy, Weig
 from hwbench_mlflow.workloads import hub
 from hwbench_mlflow.workloads.base import LoadedModel
 from hwbench_mlflow.workloads.counting import Counts, count
+from hwbench_mlflow.workloads.memory import Admit
 from hwbench_mlflow.workloads.resolve import ResolvedModel, resolve
 
 if TYPE_CHECKING:
@@ -42,26 +43,27 @@ class _Incomplete(Exception):
     """A checkpoint that does not hold every weight of the model."""
 
 
-def load(workload: Workload, *, ask_hub: bool = True) -> LoadedModel:
+def load(workload: Workload, *, ask_hub: bool = True, admit: Admit | None = None) -> LoadedModel:
     """Build the model of ``workload`` at fp32 in eval mode, without gradients, in host memory.
 
     With policy ``pretrained``, :class:`BenchmarkFailed` (``hub_unreachable``) if the cache and the hub have no
     safetensors; with ``auto``, seeded random weights then stand in and ``warnings`` says so. The same seed and
-    library versions give the same weights in every process. ``ask_hub=False`` leaves the network alone.
+    library versions give the same weights in every process. ``ask_hub=False`` leaves the network alone. ``admit``
+    is asked when the model is counted and nothing of it is in memory yet; what it raises passes through.
     """
-    return build(resolve(workload), ask_hub=ask_hub)
+    return build(resolve(workload), ask_hub=ask_hub, admit=admit)
 
 
-def build(resolved: ResolvedModel, *, ask_hub: bool = True) -> LoadedModel:
+def build(resolved: ResolvedModel, *, ask_hub: bool = True, admit: Admit | None = None) -> LoadedModel:
     """:func:`load` for a request that is already resolved."""
     policy = resolved.workload.weights
     if policy is WeightsPolicy.RANDOM:
-        return _random(resolved)
+        return _random(resolved, admit)
     weights = locate_weights(resolved, ask_hub=ask_hub)
     reason = weights.reason
     if weights.folder is not None:
         try:
-            return _pretrained(resolved, weights)
+            return _pretrained(resolved, weights, admit)
         except _Incomplete as error:
             reason = str(error)
     if policy is WeightsPolicy.PRETRAINED:
@@ -72,7 +74,7 @@ def build(resolved: ResolvedModel, *, ask_hub: bool = True) -> LoadedModel:
         )
     seed = resolved.workload.weights_seed
     warning = f"'{resolved.name}' runs with random weights (seed {seed}): {reason}"
-    return replace(_random(resolved), warnings=(warning,))
+    return replace(_random(resolved, admit), warnings=(warning,))
 
 
 def count_on_meta(resolved: ResolvedModel) -> Counts:
@@ -142,8 +144,10 @@ def _config(resolved: ResolvedModel, facts: Mapping[str, Any]) -> Any:
     except (TypeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise UsageError(f"transformers refuses the config of '{resolved.name}': {line}") from error
-    if hasattr(config, "use_cache"):
-        config.use_cache = False  # one forward pass has no use for a key-value cache
+    parts: tuple[Any, ...] = (config, getattr(config, "text_config", None))
+    for part in parts:
+        if hasattr(part, "use_cache"):
+            part.use_cache = False  # one forward pass has no use for a key-value cache
     return config
 
 
@@ -162,12 +166,14 @@ def _meta_module(resolved: ResolvedModel, config: Any) -> torch.nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _random(resolved: ResolvedModel) -> LoadedModel:
+def _random(resolved: ResolvedModel, admit: Admit | None = None) -> LoadedModel:
     import torch
 
     config = _config(resolved, resolved.spec.config)
     module: Any = _meta_module(resolved, config)
     counts = _count(resolved, module)
+    if admit is not None:
+        admit(resolved.name, counts)
     # Built on meta and initialised once, a third of the time of from_config, which torch's own initialisers
     # go through first. to_empty unties what is tied.
     module.to_empty(device="cpu")
@@ -203,7 +209,7 @@ def _is_unset(tensor: torch.Tensor) -> bool:
     return bool(tensor.isnan().any()) if tensor.is_floating_point() else bool((tensor == 77).all())
 
 
-def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
+def _pretrained(resolved: ResolvedModel, weights: hub.Weights, admit: Admit | None) -> LoadedModel:
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -215,6 +221,8 @@ def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
         facts = json.loads(path.read_text(encoding="utf-8"))
     config = _config(resolved, facts)
     counts = _count(resolved, _meta_module(resolved, config))
+    if admit is not None:
+        admit(resolved.name, counts)
     auto_class = getattr(transformers, resolved.spec.auto_class)
     try:
         with _quiet():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,13 +33,16 @@ class Counts:
     """Of one batch. ``flops``: a multiply-add is 2, matrix products and convolutions only
     (``torch.utils.flop_counter``). ``parameters``: tied ones once. ``min_bytes``: a lower bound of memory
     traffic: weights once, except tables that are only looked up (a batch reads few of their rows, at
-    least none), plus inputs and outputs. ``outputs``: name and shape of each tensor that is compared."""
+    least none), plus inputs and outputs. ``outputs``: name and shape of each tensor that is compared.
+    ``activation_bytes``: the most that intermediate results hold at one time, at the precision, beside the weights;
+    without a library's own work space. Scores of attention that a fused kernel never stores are counted."""
 
     parameters: int
     flops: int
     weight_bytes: int
     min_bytes: int
     outputs: dict[str, tuple[int, ...]]
+    activation_bytes: int
 
 
 def count(
@@ -48,7 +52,7 @@ def count(
 
     Raises :class:`BenchmarkFailed` (``unsupported_operator``) if the model cannot run on meta tensors.
     """
-    flops, fields = _pass(module, input_spec)
+    flops, fields, live = _pass(module, input_spec)
     names = tuple(output_names) or _main_outputs(fields)
     missing = [name for name in names if name not in fields]
     if missing or not names:
@@ -64,7 +68,8 @@ def count(
     moved = sum(_elements(s.shape) * (size if s.kind == "normal" else _TOKEN_BYTES) for s in input_spec)
     moved += sum(_elements(shape) * size for shape in outputs.values())
     total = sum(parameters.values())
-    return Counts(total, flops, total * size, read * size + moved, outputs)
+    # The pass is in fp32.
+    return Counts(total, flops, total * size, read * size + moved, outputs, live * size // 4)
 
 
 def _elements(shape: Sequence[int]) -> int:
@@ -86,12 +91,13 @@ def _lookup_only(module: torch.nn.Module) -> set[int]:
     return tables - others
 
 
-def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int, dict[str, Any]]:
+def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int, dict[str, Any], int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = _meta_inputs(input_spec)
-    with torch.inference_mode(), _unasked(module), FlopCounterMode(display=False) as counter:
+    # Not inference mode, whose tensors a dispatch mode sees less of.
+    with torch.no_grad(), _unasked(module), _live_bytes() as live, FlopCounterMode(display=False) as counter:
         try:
             output = module(**inputs)
         except (RuntimeError, NotImplementedError) as error:
@@ -101,7 +107,45 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
                 FailureCategory.UNSUPPORTED_OPERATOR,
             ) from error
     fields = {n: v for n, v in output.items() if isinstance(v, torch.Tensor) and v.dtype.is_floating_point}
-    return int(counter.get_total_flops()), fields
+    return int(counter.get_total_flops()), fields, live.peak
+
+
+def _live_bytes() -> Any:
+    """A mode that follows what is alive among the results of operations; ``peak`` is the most, in bytes."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships no types here
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.now = self.peak = 0
+            self._holders: dict[int, int] = {}
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            given = {leaf.untyped_storage()._cdata for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+            for leaf in tree_leaves(made):
+                if not isinstance(leaf, torch.Tensor):
+                    continue
+                storage = leaf.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key in given and key not in self._holders:
+                    continue  # a view of a weight or of an input
+                self._holders[key] = self._holders.get(key, 0) + 1
+                if self._holders[key] == 1:
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+                weakref.finalize(leaf, self._gone, key, size)
+            return made
+
+        def _gone(self, key: int, size: int) -> None:
+            self._holders[key] -= 1
+            if not self._holders[key]:
+                del self._holders[key]
+                self.now -= size
+
+    return Live()
 
 
 def _meta_inputs(input_spec: Sequence[InputSpec]) -> dict[str, torch.Tensor]:

@@ -278,7 +278,9 @@ def _speech(workload: Workload, spec: ModelSpec) -> tuple[InputSpec, ...]:
     mel = InputSpec(
         "input_features", "normal", (workload.batch_size, _integer(spec, spec.config, "num_mel_bins"), frames)
     )
-    return (mel, *_decoder_ids(workload, spec))
+    (ids,) = _decoder_ids(workload, spec)
+    # Without a mask transformers asks whether sequences are packed, in operations that OpenVINO cannot convert.
+    return mel, ids, InputSpec("decoder_attention_mask", "ones", ids.shape)
 
 
 def _image_text(workload: Workload, spec: ModelSpec) -> tuple[InputSpec, ...]:
