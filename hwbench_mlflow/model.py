@@ -498,6 +498,20 @@ class Aggregates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStats:
+    """Statistics of a model that writes, see :mod:`.generation`. None where the phase has no such time, or where the
+    samples do not carry the percentile. ``tokens_per_s`` counts the tokens of the whole batch."""
+
+    ttft_ms_p50: float | None
+    ttft_ms_p90: float | None
+    ttft_ms_p99: float | None
+    tpot_ms_p50: float | None
+    tpot_ms_p90: float | None
+    tpot_ms_p99: float | None
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
     """The truth of one run: ``hwbench/result.json``. Everything else in MLflow is an index of it."""
 
@@ -523,15 +537,18 @@ class BenchmarkResult:
     calibration: Calibration | None = None
     energy: Energy | None = None
     warnings: tuple[str, ...] = ()
+    generation: GenerationStats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSamples:
-    """Raw samples of one worker, ns per *sample* (``runs_per_sample`` inferences), in order."""
+    """Raw samples of one worker, ns per *sample* (``runs_per_sample`` inferences), in order. ``token_ns``: of a
+    generation or a decoding, for each token of each sample the ns since the one before."""
 
     index: int
     warmup_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
+    token_ns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

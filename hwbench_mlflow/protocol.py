@@ -131,6 +131,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     witness: ExecutionWitness
     timed: tuple[OutputSample, ...]
     after: tuple[OutputSample, ...]
+    token_ns: tuple[int, ...] = ()
 
 
 class Scaled(msgspec.Struct, frozen=True, kw_only=True, tag=True):

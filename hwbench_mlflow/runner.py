@@ -18,6 +18,7 @@ from typing import TypeVar
 from hwbench_mlflow import __version__, protocol
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable
+from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.host import boot_id, cpu_governor, describe_host, load_average, thread_run_delay_ns
 from hwbench_mlflow.model import (
     SCHEMA_VERSION,
@@ -137,7 +138,12 @@ def run(
         schema_version=SCHEMA_VERSION,
         result_id=uuid.uuid4().hex,
         workers=tuple(
-            WorkerSamples(index=index, warmup_ns=o.ready.warmup_ns, samples_ns=o.answer.samples_ns)
+            WorkerSamples(
+                index=index,
+                warmup_ns=o.ready.warmup_ns,
+                samples_ns=o.answer.samples_ns,
+                token_ns=o.answer.token_ns,
+            )
             for index, o in enumerate(outcomes)
         ),
         system=tuple(sample for outcome in outcomes for sample in outcome.system),
@@ -173,6 +179,9 @@ def run(
         calibration=referred.calibration,
         energy=_energy(device, outcomes),
         warnings=tuple(dict.fromkeys(warnings)),
+        generation=generation_stats(
+            workload, [raw.samples_ns for raw in samples.workers], [raw.token_ns for raw in samples.workers]
+        ),
     )
     return Measured(result=result, samples=samples)
 

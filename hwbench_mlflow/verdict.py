@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
+from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.model import (
     BenchmarkResult,
     EnergyMethod,
@@ -160,6 +161,21 @@ def _aggregates_recompute(result: BenchmarkResult, samples: SampleSet) -> Iterat
         yield Finding(rule="aggregates", effect=CONTRADICTED, reason="the statistics are not those of the raw samples")
 
 
+def _generation_recomputes(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
+    rule = "generation"
+    try:
+        derived = generation_stats(
+            result.workload, [raw.samples_ns for raw in samples.workers], [raw.token_ns for raw in samples.workers]
+        )
+    except ValueError as error:
+        yield Finding(
+            rule=rule, effect=CONTRADICTED, reason=f"the tokens' times are not those of a generation: {error}"
+        )
+        return
+    if derived != result.generation:
+        yield Finding(rule=rule, effect=CONTRADICTED, reason="the tokens' statistics are not those of the raw samples")
+
+
 def _device_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
     rule, asked = "device", result.request
     if result.device.platform is not asked.platform:
@@ -179,7 +195,11 @@ def _device_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]
 
 def _workload_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
     asked, ran = result.request.workload, result.workload
-    for name in ("model", "batch_size", "sequence_length", "image_size", "precision", "scenario", "compile_mode"):
+    names = (
+        "model", "batch_size", "sequence_length", "image_size", "precision", "scenario", "compile_mode",
+        "audio_seconds", "output_tokens", "phase", "kv_cache",
+    )  # fmt: skip
+    for name in names:
         wanted, got = getattr(asked, name), getattr(ran, name)
         if wanted is not None and wanted != got:
             yield Finding(rule="workload", effect=CONTRADICTED, reason=f"{name} {wanted} was asked, {got} ran")
@@ -522,6 +542,7 @@ def _instant(text: str) -> datetime | None:
 RULES: tuple[Rule, ...] = (
     _samples_whole,
     _aggregates_recompute,
+    _generation_recomputes,
     _device_as_asked,
     _workload_as_asked,
     _availability_verified,

@@ -32,6 +32,7 @@ from hwbench_mlflow.model import (
     CompileMode,
     Device,
     FailureCategory,
+    Phase,
     Precision,
     RunRequest,
     ScalingPoint,
@@ -40,7 +41,9 @@ from hwbench_mlflow.model import (
 )
 from hwbench_mlflow.probing import probe_here
 from hwbench_mlflow.stats import is_flat, median
+from hwbench_mlflow.workloads.generation import teacher_forced
 from hwbench_mlflow.workloads.memory import Admit, Room, require_room
+from hwbench_mlflow.writing import require_writer, timed_generations
 
 if TYPE_CHECKING:
     from hwbench_mlflow.backends.base import Backend, Session
@@ -129,6 +132,7 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     channel.say(protocol.Probed(availability=found, import_ns=import_ns))
     opening = channel.expect(protocol.Open)
     device = _device(found, opening.device_id)
+    require_writer(backend, opening.workload)
     room = _room(backend, device)
     model = _load(opening.workload, _admitted(backend, opening.workload.precision, room))
     with backend.open(device, model.workload, model, order.request.threads) as session:
@@ -187,6 +191,7 @@ def _time_session(
             witness=witness,
             timed=timed,
             after=after,
+            token_ns=tuple(window.token_ns),
         )
     )
     return _point(session, model.workload.batch_size)
@@ -224,12 +229,14 @@ class _Window:
     cpu_ns: int
     run_delay_ns: int | None
     outputs: list[object | None]
+    token_ns: array[int]
 
 
 def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _Window:
     """The timed window. Inputs alternate between the slots; the last output of each is kept for the
     comparison with the reference, assigned outside the timed span."""
     outputs: list[object | None] = [None] * opening.slots
+    tokens = array("q")
     session.witness_begin()
     gc.disable()
     delay = thread_run_delay_ns()
@@ -237,6 +244,8 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _
     try:
         if isinstance(session, SelfTimed):
             samples, wall = array("q"), _their_window(session, opening, runs_per_sample)
+        elif opening.workload.phase is not Phase.FORWARD:
+            samples, wall, tokens = timed_generations(session, opening, outputs)
         else:
             loop = _single_runs if runs_per_sample == 1 else _blocks
             samples, wall = loop(session, opening, runs_per_sample, outputs)
@@ -250,6 +259,7 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _
         cpu_ns=cpu,
         run_delay_ns=after - delay if after is not None and delay is not None else None,
         outputs=outputs,
+        token_ns=tokens,
     )
 
 
@@ -396,7 +406,7 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
     referee = _admitted(CpuBackend(), order.workload.precision, Room(available_memory_bytes()), referee=True)
     model = _load(order.workload, referee)
     eager = replace(model.workload, precision=Precision.FP32, compile_mode=CompileMode.EAGER)
-    plain = replace(model, workload=eager)
+    plain = replace(model, workload=eager, module=teacher_forced(model.module, eager))
     cpu = CpuBackend()
     outputs = []
     with cpu.open(_device(cpu.probe(), "cpu"), plain.workload, plain, None) as session:

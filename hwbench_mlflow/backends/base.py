@@ -97,6 +97,13 @@ class Converts(Protocol):
     converts: ClassVar[bool]
 
 
+@runtime_checkable
+class Writes(Protocol):
+    """A backend whose sessions call the torch module itself, so that it may be a loop over tokens."""
+
+    writes: ClassVar[bool]
+
+
 class Backend(Protocol):
     """One platform. Stateless: made anew in each process, without arguments."""
 

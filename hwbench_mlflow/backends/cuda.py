@@ -26,6 +26,7 @@ class CudaBackend:
     """torch on NVIDIA GPUs."""
 
     platform: ClassVar[Platform] = Platform.CUDA
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """Build, driver, devices; then a product on each, and its UUID by NVML."""

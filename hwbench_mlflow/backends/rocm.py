@@ -30,6 +30,7 @@ class RocmBackend:
     """torch on AMD GPUs."""
 
     platform: ClassVar[Platform] = Platform.ROCM
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """A ROCm build, ``/dev/kfd``, GPU nodes; then a product on each device that torch lists."""

@@ -17,6 +17,7 @@ import click
 from hwbench_mlflow.model import (
     PROFILES,
     CompileMode,
+    Phase,
     Platform,
     Precision,
     RunRequest,
@@ -69,6 +70,7 @@ class OrEmpty(click.ParamType[Any]):
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 POSITIVE = OrEmpty(click.IntRange(min=1))
+SECONDS = OrEmpty(click.FloatRange(min=0, min_open=True))
 
 
 @click.command()
@@ -77,8 +79,20 @@ POSITIVE = OrEmpty(click.IntRange(min=1))
 @click.option("--device", type=OrEmpty(click.STRING), help="One device of it, as `hwbench devices` calls it.")
 @click.option("--browser", type=OrEmpty(click.STRING), help="webgpu, webnn: the browser's executable.")
 @click.option("--batch-size", type=BatchSizes(), default="1", show_default=True, help="Several give nested runs.")
-@click.option("--sequence-length", type=POSITIVE, help="Tokens; the model's default (128) if not given.")
+@click.option(
+    "--sequence-length", "--prompt-length", type=POSITIVE, help="Tokens; the model's default (128) if not given."
+)
 @click.option("--image-size", type=POSITIVE, help="Pixels; the model's default if not given.")
+@click.option("--audio-seconds", type=SECONDS, help="Length of one item; the model's default if not given.")
+@click.option(
+    "--phase",
+    type=click.Choice([p.value for p in Phase]),
+    default="forward",
+    show_default=True,
+    help="Of a model that writes: one pass, the prompt, the tokens after it, or both with a time for each token.",
+)
+@click.option("--output-tokens", type=POSITIVE, help="Tokens to write (in a forward pass: to decode); 32 if not given.")
+@click.option("--kv-cache/--no-kv-cache", default=None, help="In prefill, decode and generate; with one if not given.")
 @click.option("--precision", type=click.Choice([p.value for p in Precision]), default="fp32", show_default=True)
 @click.option("--scenario", type=click.Choice([s.value for s in Scenario]), default="latency", show_default=True)
 @click.option("--threads", type=POSITIVE, help="CPU threads; the library's default if not given.")
@@ -157,6 +171,10 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
         scenario=Scenario(options["scenario"]),
         weights=WeightsPolicy(options["weights"]),
         compile_mode=CompileMode(options["compile_mode"]),
+        audio_seconds=options["audio_seconds"],
+        output_tokens=options["output_tokens"],
+        phase=Phase(options["phase"]),
+        kv_cache=options["kv_cache"],
     )
     resolve(workload)
     backend = options["backend"] or options["hardware"]
@@ -341,6 +359,8 @@ def _name(request: RunRequest, *, batch: bool = True) -> str:
     parts = [Path(work.model).name or work.model, request.platform.value, work.precision.value]
     if batch:
         parts.append(f"b{work.batch_size}")
+    if work.phase is not Phase.FORWARD:
+        parts.append(work.phase.value)
     if work.scenario is not Scenario.LATENCY:
         parts.append(work.scenario.value)
     return "-".join(parts)

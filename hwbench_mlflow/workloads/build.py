@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.errors import BenchmarkFailed, UsageError
 from hwbench_mlflow.model import FailureCategory, ModelInfo, WeightsPolicy, WeightsSource, Workload
-from hwbench_mlflow.workloads import hub
+from hwbench_mlflow.workloads import generation, hub
 from hwbench_mlflow.workloads.base import LoadedModel
 from hwbench_mlflow.workloads.counting import Counts, count
 from hwbench_mlflow.workloads.memory import Admit
@@ -112,7 +112,7 @@ def weights_digest(module: torch.nn.Module) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(generation.raw(module).state_dict().items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
@@ -247,7 +247,14 @@ def _pretrained(resolved: ResolvedModel, weights: hub.Weights, admit: Admit | No
 
 
 def _count(resolved: ResolvedModel, module: torch.nn.Module) -> Counts:
-    return count(module, resolved.input_spec, resolved.spec.output_names, resolved.workload.precision)
+    work = resolved.workload
+    return count(
+        generation.writer(module, work),
+        resolved.input_spec,
+        resolved.spec.output_names,
+        work.precision,
+        passes=generation.weight_passes(work),
+    )
 
 
 def _loaded(
@@ -268,7 +275,7 @@ def _loaded(
         weights_sha256="",
     )
     return LoadedModel(
-        module=module,
+        module=generation.writer(module, resolved.workload),
         workload=resolved.workload,
         info=info,
         input_spec=resolved.input_spec,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hwbench_mlflow.errors import BenchmarkFailed
 from hwbench_mlflow.model import FailureCategory, Precision
 from hwbench_mlflow.workloads.base import InputSpec
+from hwbench_mlflow.workloads.generation import read_once
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +47,16 @@ class Counts:
 
 
 def count(
-    module: torch.nn.Module, input_spec: Sequence[InputSpec], output_names: Sequence[str], precision: Precision
+    module: torch.nn.Module,
+    input_spec: Sequence[InputSpec],
+    output_names: Sequence[str],
+    precision: Precision,
+    *,
+    passes: int = 1,
 ) -> Counts:
     """Count ``module``, whose parameters are on the meta device; nothing is computed and no memory is taken.
+
+    ``passes``: how often the weights are read in one run, except those of parts that run once.
 
     Raises :class:`BenchmarkFailed` (``unsupported_operator``) if the model cannot run on meta tensors.
     """
@@ -64,7 +72,8 @@ def count(
     size = BYTES_PER_ELEMENT[precision]
     parameters = {id(p): p.numel() for p in module.parameters()}
     looked_up = _lookup_only(module)
-    read = sum(n for key, n in parameters.items() if key not in looked_up)
+    once = {id(p) for name, p in module.named_parameters() if read_once(name)}
+    read = sum(n * (1 if key in once else passes) for key, n in parameters.items() if key not in looked_up)
     moved = sum(_elements(s.shape) * (size if s.kind == "normal" else _TOKEN_BYTES) for s in input_spec)
     moved += sum(_elements(shape) * size for shape in outputs.values())
     total = sum(parameters.values())
@@ -97,6 +106,10 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
 
     inputs = _meta_inputs(input_spec)
     # Not inference mode, whose tensors a dispatch mode sees less of.
+    prepare = getattr(module, "prepare", None)
+    if prepare is not None:
+        with torch.no_grad(), _unasked(module):
+            prepare(**inputs)
     with torch.no_grad(), _unasked(module), _live_bytes() as live, FlopCounterMode(display=False) as counter:
         try:
             output = module(**inputs)

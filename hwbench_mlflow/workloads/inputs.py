@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from hwbench_mlflow.errors import UsageError
-from hwbench_mlflow.model import Phase, Workload
+from hwbench_mlflow.model import CompileMode, Phase, Scenario, Workload
 from hwbench_mlflow.workloads.base import InputSpec
 from hwbench_mlflow.workloads.spec import Kind, ModelSpec
 
@@ -134,6 +134,10 @@ def _phase(workload: Workload, spec: ModelSpec) -> Workload:
         return workload
     if not spec.writes:
         raise UsageError(f"'{spec.alias}' writes no text: it has no {workload.phase}", remedy="Leave --phase out")
+    if workload.scenario is not Scenario.LATENCY:
+        raise UsageError(f"--phase {workload.phase} goes with --scenario latency", remedy="Leave --scenario out")
+    if workload.compile_mode is not CompileMode.EAGER:
+        raise UsageError(f"--phase {workload.phase} goes with --compile-mode eager", remedy="Leave --compile-mode out")
     cache = True if workload.kv_cache is None else workload.kv_cache
     if not cache and workload.phase is not Phase.GENERATE:
         raise UsageError(

@@ -75,7 +75,7 @@ def test_activations_are_the_most_that_is_alive_and_grow_with_the_batch() -> Non
     # The widest moment is a feed-forward block: its input twice (residual), and its inner result before and after GELU.
     tokens, hidden, inner = 16, 32, 64
     assert 4 * tokens * (hidden + inner) <= one <= 4 * tokens * (4 * hidden + 3 * inner)
-    assert four == pytest.approx(4 * one, rel=0.1)
+    assert 3 * one <= four <= 6 * one
 
 
 @pytest.mark.parametrize(
