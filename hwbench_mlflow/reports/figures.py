@@ -56,7 +56,8 @@ class NotDrawn:
 def draw(summary: Summary) -> list[Drawn | NotDrawn]:
     """Every figure of a report, in the order they are shown."""
     with _style():
-        ranked = [row for row in summary.real.latest if row["ranked"]]
+        # Times of one pass and of whole generations do not belong on one axis: those have a table of their own.
+        ranked = [row for row in summary.real.latest if row["ranked"] and row["phase"] == "forward"]
         drawn: list[Drawn | NotDrawn] = [
             _heat_map(ranked),
             _latency(ranked),

@@ -188,7 +188,8 @@ RULES: tuple[AuditRule, ...] = (
         why="Times of tokens belong to models that write, and the rate of tokens is that of the results.",
         what_to_do=_EDITED,
         sql="""SELECT run_id, 'phase ' || coalesce(phase, 'unknown') || ': ' ||
-                      coalesce(output_tokens::VARCHAR, 'no') || ' tokens at ' || coalesce(round(tokens_per_s, 3)::VARCHAR, 'no') || ' tokens/s, ' ||
+                      coalesce(output_tokens::VARCHAR, 'no') || ' tokens at ' ||
+                      coalesce(round(tokens_per_s, 3)::VARCHAR, 'no') || ' tokens/s, ' ||
                       round(throughput_items_per_s, 3) || ' items/s'
                FROM performance_results WHERE verdict IN ('verified', 'simulated') AND NOT coalesce(CASE phase
                    WHEN 'forward' THEN coalesce(ttft_ms_p50, tpot_ms_p50, tokens_per_s) IS NULL AND kv_cache IS NULL

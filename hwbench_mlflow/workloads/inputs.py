@@ -25,7 +25,15 @@ FORCED = "forced_ids"
 """The tokens that a generation is made to follow, see :mod:`.generation`."""
 
 # These number positions from pad_token_id + 1, as fairseq did.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "longformer"}
+_OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+    "longformer",
+    "clap_text_model",
+}
 
 _TAKES: dict[Kind, frozenset[str]] = {
     "text": frozenset({"sequence_length"}),
