@@ -1,4 +1,4 @@
-"""Every architecture of the zoo on the platforms that are here, against torch in fp32: each gap has its kind and reason."""
+"""Every architecture of the zoo on the platforms that are here, against torch in fp32; each gap has kind and reason."""
 
 from __future__ import annotations
 
