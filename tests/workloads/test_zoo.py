@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,15 @@ def test_every_built_in_model_has_a_published_size_and_a_variant_for_tests() -> 
     assert {spec.alias for spec in BUILT_IN} == PUBLISHED.keys()
     assert set(TINY) <= registry.registry().keys()
     assert not any(name.endswith(TINY_SUFFIX) for name in registry.known_aliases())
+
+
+def test_the_documentation_lists_each_model_with_its_size() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    for spec in BUILT_IN:
+        [line] = [line for line in text.splitlines() if line.startswith(f"| `{spec.alias}` |")]
+        assert f" {spec.hub_ids[0]} " in line
+        assert f" {PUBLISHED[spec.alias]:,} " in line
+        assert (" yes " in line) is spec.writes
 
 
 @pytest.mark.parametrize("alias", PUBLISHED)
