@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwbench_mlflow.model import BenchmarkResult, SampleSet
+from hwbench_mlflow.model import BenchmarkResult, SampleSet, Scenario
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +18,10 @@ def latency_figure(result: BenchmarkResult, samples: SampleSet) -> Figure:
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     order, spread = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
-    offset = 0
+    offset, work = 0, result.workload
     for raw, worker in zip(samples.workers, result.workers, strict=True):
-        warm = [ns / worker.runs_per_sample / 1e6 for ns in raw.samples_ns]
+        runs = worker.runs_per_sample if work.query_size is None else 1
+        warm = [ns / runs / 1e6 for ns in raw.samples_ns]
         step = max(1, len(warm) // MAX_POINTS)
         order.plot(
             range(offset, offset + len(warm), step), warm[::step], ".", markersize=3, label=f"worker {raw.index + 1}"
@@ -35,14 +36,14 @@ def latency_figure(result: BenchmarkResult, samples: SampleSet) -> Figure:
                 axes.axhspan(
                     stats.median_ci95_low_ms, stats.median_ci95_high_ms, color="black", alpha=0.15, label="95% interval"
                 )
-    work = result.workload
     title = f"{work.model} on {result.device.name}, batch {work.batch_size}, {result.effective_precision}"
     if result.is_simulated:
         title = f"SIMULATED ({result.simulation_reason}): {title}"
     # parse_math off: a model's name may hold dollar signs.
     figure.suptitle(title, parse_math=False, wrap=True)
     order.set_xlabel("sample")
-    order.set_ylabel("ms per inference (batch)")
+    queries = work.scenario in {Scenario.SERVER, Scenario.MULTISTREAM}
+    order.set_ylabel("ms per query" if queries else "ms per inference (batch)")
     spread.set_xlabel("samples")
     order.legend(loc="upper right", fontsize="small")
     return figure

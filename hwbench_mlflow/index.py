@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from hwbench_mlflow.metrics import METRICS
-from hwbench_mlflow.model import BenchmarkResult, GenerationStats, Phase, Verdict, Workload
+from hwbench_mlflow.model import BenchmarkResult, GenerationStats, Phase, Scenario, Verdict, Workload
 
 MB = 1e6
 
@@ -56,6 +56,9 @@ def _params(result: BenchmarkResult, result_sha256: str) -> dict[str, str]:
         "kv_cache": None if work.kv_cache is None else _bool(work.kv_cache),
         "precision": result.effective_precision,
         "scenario": work.scenario,
+        "latency_bound_ms": work.latency_bound_ms,
+        "latency_percentile": work.latency_percentile,
+        "query_size": work.query_size,
         "compile_mode": work.compile_mode,
         "weights": result.model.weights_source,
         "profile": result.request.profile.name,
@@ -98,7 +101,9 @@ def _metrics(result: BenchmarkResult) -> dict[str, float]:
     inferences = sum(w.sample_count * w.runs_per_sample for w in result.workers)
     window_s = sum(w.window_ns for w in result.workers) / 1e9
     flops_per_s = result.model.flops * inferences / window_s if window_s else None
-    single = all(w.runs_per_sample == 1 for w in result.workers)
+    # A query of several samples is one thing that somebody waits for, however it was run.
+    single = all(w.runs_per_sample == 1 for w in result.workers) or result.workload.scenario is Scenario.MULTISTREAM
+    server = stats.server
     joules = result.energy.joules if result.energy else None
     peak = result.calibration.peak_flops_per_s if result.calibration else None
     values: dict[str, float | None] = {
@@ -123,6 +128,12 @@ def _metrics(result: BenchmarkResult) -> dict[str, float]:
         "throughput_items_per_s": stats.throughput_items_per_s,
         **_written(result.generation),
         "real_time_factor": real_time_factor(result.workload, stats.throughput_items_per_s),
+        "server_rate_per_s": server.offered_rate_per_s if server is not None and server.held else None,
+        "offered_rate_per_s": server.offered_rate_per_s if server is not None else None,
+        "achieved_rate_per_s": server.achieved_rate_per_s if server is not None else None,
+        "late_count": _number(server.late_count) if server is not None else None,
+        "queue_ms_mean": server.queue_mean_ms if server is not None else None,
+        "service_ms_p50": server.service_p50_ms if server is not None else None,
         "sample_count": float(stats.sample_count),
         "warmup_count": float(sum(w.warmup_count for w in result.workers)),
         "first_inference_ms": _mean([w.first_inference_ns / 1e6 for w in result.workers]),

@@ -39,6 +39,7 @@ UNIT_IN_NAME: Mapping[str, str] = MappingProxyType(
         "items/s": "_items_per_s",
         "tokens/s": "tokens_per_s",
         "factor": "_factor",
+        "queries/s": "_rate_per_s",
         "MB": "_mb",
         "J": "_j",
         "J/item": "_j_per_item",
@@ -76,7 +77,8 @@ def _m(name: str, unit: str, better: Better | None, meaning: str, *, of_run: boo
 
 METRICS: Mapping[str, MetricSpec] = _table(
     (
-        # Time of one inference (of one batch), from the raw samples of every worker together.
+        # Time of one inference (of one batch), from the raw samples of every worker together. In the server scenario of
+        # one query from its scheduled arrival to its end, in multistream of one query of several samples.
         _m("latency_ms_p50", "ms", "lower", "Median time of one inference (one batch)."),
         _m("latency_ms_p90", "ms", "lower", "The 90th percentile of one inference; absent under 64 samples."),
         _m("latency_ms_p95", "ms", "lower", "The 95th percentile of one inference; absent under 130 samples."),
@@ -104,6 +106,18 @@ METRICS: Mapping[str, MetricSpec] = _table(
         _m("tokens_per_s", "tokens/s", "higher", "Tokens written per second, those of the whole batch."),
         # Audio. The Open ASR Leaderboard's RTFx (arXiv:2510.06961); others call its inverse the real-time factor.
         _m("real_time_factor", "factor", "higher", "Seconds of audio processed per second: above 1, faster than live."),
+        # The server scenario: queries that arrive at random, and a bound on their latency.
+        _m(
+            "server_rate_per_s",
+            "queries/s",
+            "higher",
+            "Highest rate of Poisson arrivals found that holds the latency bound; absent where none was shown to.",
+        ),
+        _m("offered_rate_per_s", "queries/s", None, "Rate of the Poisson arrivals in the windows, bound held or not."),
+        _m("achieved_rate_per_s", "queries/s", None, "Queries completed per second of the windows."),
+        _m("late_count", "count", None, "Queries that took longer than the latency bound, from scheduled arrival on."),
+        _m("queue_ms_mean", "ms", "lower", "Mean wait of a query from its scheduled arrival to its start."),
+        _m("service_ms_p50", "ms", "lower", "Median time that a query kept the device, without its wait."),
         # Before the first sample.
         _m("import_ms", "ms", "lower", "Importing the platform's library in a fresh worker."),
         _m("load_ms", "ms", "lower", "Putting the built model on the device."),

@@ -47,10 +47,13 @@ class Precision(StrEnum):
 
 
 class Scenario(StrEnum):
-    """After MLPerf inference: ``latency`` is SingleStream, ``offline`` is Offline."""
+    """After MLPerf inference: ``latency`` is SingleStream, ``offline`` is Offline, ``server`` is Server,
+    ``multistream`` is MultiStream."""
 
     LATENCY = "latency"
     OFFLINE = "offline"
+    SERVER = "server"
+    MULTISTREAM = "multistream"
 
 
 class Phase(StrEnum):
@@ -121,6 +124,7 @@ class FailureCategory(StrEnum):
     WRONG_OUTPUT = "wrong_output"
     FALLBACK_DETECTED = "fallback_detected"
     INTERRUPTED = "interrupted"
+    BOUND_NOT_MET = "bound_not_met"
     CRASH = "crash"
 
 
@@ -200,7 +204,10 @@ class Workload:
     """A model and what it is given. ``sequence_length`` in tokens (of the prompt; the places of an image count),
     ``image_size`` in pixels (square), ``audio_seconds`` of one item, ``output_tokens`` written (or, in a forward pass,
     read by a decoder). ``None`` asks for the model's default and is resolved before a run is signed; where it stays
-    ``None`` the model has no such input. ``kv_cache`` is None in a forward pass: there is nothing to keep."""
+    ``None`` the model has no such input. ``kv_cache`` is None in a forward pass: there is nothing to keep.
+
+    ``latency_bound_ms`` and ``latency_percentile`` (percent) are the server scenario's; ``query_size`` is
+    multistream's: samples a query, run as that many over ``batch_size`` inferences. None elsewhere."""
 
     model: str
     batch_size: int = 1
@@ -211,6 +218,9 @@ class Workload:
     weights: WeightsPolicy = WeightsPolicy.AUTO
     compile_mode: CompileMode = CompileMode.EAGER
     weights_seed: int = 0
+    latency_bound_ms: float | None = None
+    latency_percentile: int | None = None
+    query_size: int | None = None
     audio_seconds: float | None = None
     output_tokens: int | None = None
     phase: Phase = Phase.FORWARD
@@ -311,7 +321,8 @@ class ExecutionWitness:
     pass (``kernel_*``), the vendor's management library (``pid_on_device``, ``energy_j``,
     ``utilization_max``), the compiled model (``execution_devices``, ``executed_node_types``) or the
     log of an ONNX session (``placement``: nodes by execution provider). ``helper_cpu_ns`` is the CPU
-    time of other processes that compute for the worker: a browser's.
+    time of other processes that compute for the worker: a browser's. ``busy_cpu_ns`` is the part of
+    ``process_cpu_ns`` that was used while a query ran, where the window also waits for arrivals (server).
     """
 
     wall_ns: int
@@ -333,6 +344,7 @@ class ExecutionWitness:
     executed_precisions: dict[str, int] = field(default_factory=dict)
     placement: dict[str, int] = field(default_factory=dict)
     helper_cpu_ns: int | None = None
+    busy_cpu_ns: int | None = None
     properties: dict[str, str] = field(default_factory=dict)
 
 
@@ -375,6 +387,36 @@ class ParentClock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateTrial:
+    """One window at one rate on the way to the server's: ``finished`` of ``queries`` before it was given up.
+
+    ``tail_ms`` is the asked percentile of the finished ones as it was seen, however few: it steers the search,
+    and is claimed nowhere.
+    """
+
+    rate_per_s: float
+    queries: int
+    finished: int
+    late: int
+    tail_ms: float | None
+    held: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerWindow:
+    """How the server's window came to its rate (queries per second).
+
+    ``trials`` is the search's trail, then the windows at the rate that did not hold it; ``attempt`` counts these.
+    In workers that were given their rate both are empty and ``capacity_per_s`` is None.
+    """
+
+    rate_per_s: float
+    attempt: int = 0
+    capacity_per_s: float | None = None
+    trials: tuple[RateTrial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
     """One fresh process that measured. ``window_ns`` is the worker's own clock around the timed loop."""
 
@@ -393,6 +435,7 @@ class WorkerRecord:
     outputs: tuple[OutputCheck, ...]
     parent: ParentClock
     scaling: tuple[ScalingPoint, ...] = ()
+    server: ServerWindow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,10 +517,27 @@ class HostInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStats:
+    """The server scenario's own statistics. Rates are in queries (batches) per second, of all windows together.
+
+    ``held`` is whether the bound was held at the offered rate, by MLPerf's binomial rule at 99% confidence; None where
+    the queries are too few to say.
+    """
+
+    offered_rate_per_s: float
+    achieved_rate_per_s: float
+    late_count: int
+    held: bool | None
+    queue_mean_ms: float
+    service_p50_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregates:
     """Statistics of the raw samples. Always derived; stored so that a reader can check them.
 
-    Milliseconds per inference (batch). Percentiles are None where MLPerf's rule asks for more samples.
+    Milliseconds per inference (batch); server and multistream: per query. Percentiles are None where MLPerf's rule
+    asks for more samples.
     """
 
     sample_count: int
@@ -495,6 +555,7 @@ class Aggregates:
     throughput_items_per_s: float
     stable: bool
     noise_reasons: tuple[str, ...]
+    server: ServerStats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -542,12 +603,20 @@ class BenchmarkResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSamples:
-    """Raw samples of one worker, ns per *sample* (``runs_per_sample`` inferences), in order. ``token_ns``: of a
-    generation or a decoding, for each token of each sample the ns since the one before."""
+    """Raw samples of one worker, ns per *sample* (``runs_per_sample`` inferences), in order.
+
+    Server: a sample is a query, from its *scheduled* arrival to its end; ``arrivals_ns`` (scheduled), ``starts_ns``
+    and ``ends_ns`` are since the window's begin. Empty elsewhere.
+
+    ``token_ns``: of a generation or a decoding, for each token of each sample the ns since the one before.
+    """
 
     index: int
     warmup_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
+    arrivals_ns: tuple[int, ...] = ()
+    starts_ns: tuple[int, ...] = ()
+    ends_ns: tuple[int, ...] = ()
     token_ns: tuple[int, ...] = ()
 
 

@@ -54,7 +54,11 @@ def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
         "| what | value |",
         "| --- | --- |",
     ]
-    if work.scenario is Scenario.LATENCY:
+    if stats.server is not None:
+        lines += [f"| {name} | {escape(text)} |" for name, text in server_lines(result)]
+    if work.scenario is Scenario.MULTISTREAM:
+        lines += [f"| query | {query_words(work)} |"]
+    if work.scenario is not Scenario.OFFLINE:
         interval = (
             f" (95% interval {stats.median_ci95_low_ms:.4g} to {stats.median_ci95_high_ms:.4g})"
             if stats.median_ci95_low_ms is not None and stats.median_ci95_high_ms is not None
@@ -110,6 +114,41 @@ def written_words(result: BenchmarkResult) -> list[tuple[str, str]]:
     if factor is not None:
         rows.append(("audio", f"{factor:.4g} times as fast as it is played"))
     return rows
+
+
+def server_lines(result: BenchmarkResult) -> list[tuple[str, str]]:
+    """What the server scenario found, as (what, words): the rate, the bound, the wait, and the search's trail."""
+    stats, work = result.aggregates.server, result.workload
+    window = result.workers[0].server if result.workers else None
+    if stats is None or window is None:
+        return []
+    bound = f"{work.latency_bound_ms:g} ms at percentile {work.latency_percentile}"
+    late = f"{stats.late_count} of {result.aggregates.sample_count} queries were late"
+    if stats.held:
+        rate = f"{stats.offered_rate_per_s:.4g} queries/s hold {bound} ({late})"
+    elif stats.held is None:
+        rate = f"none is claimed: too few queries at {stats.offered_rate_per_s:.4g}/s to say that they hold {bound}"
+    else:
+        rate = f"none is claimed: {stats.offered_rate_per_s:.4g} queries/s did not hold {bound} ({late})"
+    tried = [
+        f"{trial.rate_per_s:.4g}/s held"
+        + (f" (p{work.latency_percentile} of {trial.queries}: {trial.tail_ms:.3g} ms)" if trial.tail_ms else "")
+        if trial.held
+        else f"{trial.rate_per_s:.4g}/s not held (given up when {trial.late} of {trial.finished} were late)"
+        for trial in window.trials
+    ]
+    return [
+        ("rate", rate),
+        ("achieved", f"{stats.achieved_rate_per_s:.4g} queries/s"),
+        ("service", f"{stats.service_p50_ms:.4g} ms median, after {stats.queue_mean_ms:.4g} ms mean wait"),
+        *([("tried", ", ".join(tried))] if tried else []),
+    ]
+
+
+def query_words(work: Workload) -> str:
+    """How a multistream query was run."""
+    size = work.query_size or 0
+    return f"{size} samples, as {size // work.batch_size} x batch {work.batch_size}"
 
 
 def failure_note(failure: Failure) -> str:

@@ -17,6 +17,7 @@ from hwbench_mlflow.model import (
     Precision,
     RunRequest,
     ScalingPoint,
+    ServerWindow,
     SessionFacts,
     Workload,
 )
@@ -46,6 +47,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Which device to open, what to load on it, and the nonce that the timed inputs are drawn from.
 
     ``workload`` is the request's, with its weights policy settled by the parent: every worker loads the same.
+    ``rate_per_s`` is the server scenario's, as an earlier worker found it; None asks for a search.
     """
 
     device_id: str
@@ -55,6 +57,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     min_samples: int
     seconds: float
     scaling: bool
+    rate_per_s: float | None = None
 
 
 class Go(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -119,7 +122,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class WindowOver(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The timed window has just ended; nothing else has been done since."""
+    """The timed window has just ended; nothing else has been done since.
+
+    ``again``: it does not count, and another one has to be begun (server: the bound was not held).
+    """
+
+    again: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -132,6 +140,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     timed: tuple[OutputSample, ...]
     after: tuple[OutputSample, ...]
     token_ns: tuple[int, ...] = ()
+    arrivals_ns: tuple[int, ...] = ()
+    starts_ns: tuple[int, ...] = ()
+    ends_ns: tuple[int, ...] = ()
+    server: ServerWindow | None = None
 
 
 class Scaled(msgspec.Struct, frozen=True, kw_only=True, tag=True):

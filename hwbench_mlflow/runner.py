@@ -36,6 +36,7 @@ from hwbench_mlflow.model import (
     Platform,
     RunRequest,
     SampleSet,
+    Scenario,
     SystemSample,
     WeightsPolicy,
     WorkerRecord,
@@ -43,7 +44,7 @@ from hwbench_mlflow.model import (
     Workload,
 )
 from hwbench_mlflow.sampling import GpuWatch, Sampler, WindowConditions
-from hwbench_mlflow.stats import aggregate
+from hwbench_mlflow.scenarios import busy_ns, derive
 from hwbench_mlflow.supervise import WorkerProcess, device_lock
 from hwbench_mlflow.workloads.build import locate_weights
 from hwbench_mlflow.workloads.hub import Weights
@@ -108,7 +109,8 @@ def run(
     say = progress or Progress()
     started_at, origin, load_before = _now(), time.perf_counter_ns(), load_average()
     with contextlib.ExitStack() as stack:
-        availability, device, outcomes = None, None, []
+        availability, device = None, None
+        outcomes: list[_WorkerOutcome] = []
         located: Weights | None = None
         workload, warnings = request.workload, tuple[str, ...]()
         for index in range(request.profile.workers):
@@ -126,7 +128,8 @@ def run(
                     for warning in warnings:
                         say.warn(warning)
                     stack.enter_context(device_lock(lock_name(device), say.warn))
-                outcomes.append(_measure(worker, index, request, work=workload, device=device, say=say))
+                rate = _rate(outcomes)
+                outcomes.append(_measure(worker, index, request, work=workload, device=device, rate=rate, say=say))
         assert availability is not None
         assert device is not None
         say.stage("reference outputs and the device's peak, in a process of their own")
@@ -137,15 +140,7 @@ def run(
     samples = SampleSet(
         schema_version=SCHEMA_VERSION,
         result_id=uuid.uuid4().hex,
-        workers=tuple(
-            WorkerSamples(
-                index=index,
-                warmup_ns=o.ready.warmup_ns,
-                samples_ns=o.answer.samples_ns,
-                token_ns=o.answer.token_ns,
-            )
-            for index, o in enumerate(outcomes)
-        ),
+        workers=tuple(_raw(index, outcome) for index, outcome in enumerate(outcomes)),
         system=tuple(sample for outcome in outcomes for sample in outcome.system),
     )
     conditions = _conditions([o.conditions for o in outcomes], load_before)
@@ -167,12 +162,7 @@ def run(
         host=describe_host(),
         workers=workers,
         conditions=conditions,
-        aggregates=aggregate(
-            [raw.samples_ns for raw in samples.workers],
-            [worker.runs_per_sample for worker in workers],
-            workload.batch_size,
-            conditions,
-        ),
+        aggregates=derive(workload, workers, samples.workers, conditions),
         samples_sha256=sha256(encode(samples)),
         is_simulated=device.emulation_reason is not None,
         simulation_reason=device.emulation_reason,
@@ -266,9 +256,16 @@ def _probe(worker: WorkerProcess, platform: Platform) -> Availability:
 
 
 def _measure(
-    worker: WorkerProcess, index: int, request: RunRequest, *, work: Workload, device: Device, say: Progress
+    worker: WorkerProcess,
+    index: int,
+    request: RunRequest,
+    *,
+    work: Workload,
+    device: Device,
+    rate: float | None,
+    say: Progress,
 ) -> _WorkerOutcome:
-    """Drive one worker from opening the session to its last word."""
+    """Drive one worker from opening the session to its last word. ``rate``: of a server, if it is known."""
     profile = request.profile
     name = f"worker {index + 1} of {profile.workers}"
     nonce = secrets.token_hex(16)
@@ -283,6 +280,7 @@ def _measure(
             min_samples=-(-profile.min_samples // profile.workers),
             seconds=seconds,
             scaling=index == 0,
+            rate_per_s=rate,
         )
     )
     loaded, _ = worker.expect(protocol.Loaded, LOAD_TIMEOUT_S, f"loading {work.model}")
@@ -290,16 +288,22 @@ def _measure(
         for warning in loaded.warnings:
             say.warn(warning)
     first, _ = worker.expect(protocol.FirstInference, STEP_TIMEOUT_S, "running the first inference")
-    say.stage(f"{name}: warming up")
+    searching = work.scenario is Scenario.SERVER and rate is None
+    say.stage(f"{name}: warming up" + (", then finding the rate that holds the bound" if searching else ""))
     ready, _ = worker.expect(protocol.Ready, STEP_TIMEOUT_S + profile.max_warmup_seconds, "warming up")
-    say.stage(f"{name}: measuring", seconds)
-    sampler = Sampler(worker.pid, index, worker.now_ns, GpuWatch.of(device.uuid))
-    sampler.start()
-    waited = thread_run_delay_ns()
-    begin_ns = worker.say(protocol.Go())
-    _, end_ns = worker.expect(protocol.WindowOver, STEP_TIMEOUT_S + 3 * seconds, "measuring")
-    waited_after = thread_run_delay_ns()
-    conditions = sampler.stop()
+    again = True
+    while again:
+        say.stage(f"{name}: measuring", seconds)
+        sampler = Sampler(worker.pid, index, worker.now_ns, GpuWatch.of(device.uuid))
+        sampler.start()
+        waited = thread_run_delay_ns()
+        begin_ns = worker.say(protocol.Go())
+        over, end_ns = worker.expect(protocol.WindowOver, STEP_TIMEOUT_S + 3 * seconds, "measuring")
+        waited_after = thread_run_delay_ns()
+        conditions = sampler.stop()
+        again = over.again
+        if again:
+            say.stage(f"{name}: the bound was not held; again, at a lower rate")
     say.stage(f"{name}: challenging and scaling")
     worker.say(protocol.Challenge(nonce=secrets.token_hex(16)))
     answer, _ = worker.expect(protocol.Answer, STEP_TIMEOUT_S, "answering the challenge")
@@ -343,7 +347,7 @@ def _refer(
             precision=loaded.facts.effective_precision,
             calibration_seconds=CALIBRATION_SECONDS,
             fastest_flops_per_s=max(
-                o.loaded.model.flops * o.answer.runs_per_sample / max(1, min(o.answer.samples_ns, default=1)) * 1e9
+                o.loaded.model.flops * o.answer.runs_per_sample / max(1, min(busy_ns(_raw(0, o)), default=1)) * 1e9
                 for o in outcomes
             ),
         )
@@ -351,6 +355,25 @@ def _refer(
     referred, _ = worker.expect(protocol.Referred, LOAD_TIMEOUT_S, "computing the reference")
     worker.wait()
     return referred
+
+
+def _rate(outcomes: Sequence[_WorkerOutcome]) -> float | None:
+    """The rate that the first worker of a server found; the others are offered the same."""
+    found = outcomes[0].answer.server if outcomes else None
+    return found.rate_per_s if found is not None else None
+
+
+def _raw(index: int, outcome: _WorkerOutcome) -> WorkerSamples:
+    answer = outcome.answer
+    return WorkerSamples(
+        index=index,
+        warmup_ns=outcome.ready.warmup_ns,
+        samples_ns=answer.samples_ns,
+        arrivals_ns=answer.arrivals_ns,
+        starts_ns=answer.starts_ns,
+        ends_ns=answer.ends_ns,
+        token_ns=answer.token_ns,
+    )
 
 
 def _agreed(outcomes: Sequence[_WorkerOutcome], referred: protocol.Referred) -> ModelInfo:
@@ -397,6 +420,7 @@ def _record(index: int, outcome: _WorkerOutcome, referred: protocol.Referred) ->
         outputs=(*(check(s, "timed") for s in answer.timed), *(check(s, "after") for s in answer.after)),
         parent=outcome.parent,
         scaling=outcome.scaled.points,
+        server=answer.server,
     )
 
 

@@ -41,6 +41,27 @@ def percentile(ordered: Sequence[float], percent: int) -> float | None:
     return quantile(ordered, percent / 100) if len(ordered) >= PERCENTILE_MIN_SAMPLES[percent] else None
 
 
+def allowed_late(queries: int, percent: int) -> int | None:
+    """How many of ``queries`` may exceed a bound that percentile ``percent`` is said to hold, at 99% confidence.
+
+    MLPerf's early-stopping rule: the largest t with P(Bin(n, 1 - p) <= t) <= 1%, so that a system that only just
+    fails passes once in a hundred. None where the queries are too few to say. Above 600 expected ones the normal
+    approximation with continuity correction.
+    """
+    if queries < PERCENTILE_MIN_SAMPLES[percent]:
+        return None
+    late = 1 - percent / 100
+    expected = queries * late
+    if expected > 600:
+        return math.floor(expected - 2.3264 * math.sqrt(expected * (1 - late)) - 0.5)
+    count, tail, term = 0, 0.0, (1 - late) ** queries
+    while tail + term <= 0.01:
+        tail += term
+        term *= (queries - count) / (count + 1) * late / (1 - late)
+        count += 1
+    return count - 1
+
+
 def median_interval(ordered: Sequence[float]) -> tuple[float, float] | None:
     """Nonparametric 95% confidence interval of the median of sorted values, or None below 6 samples.
 

@@ -23,11 +23,14 @@ from hwbench_mlflow.model import (
     Platform,
     Precision,
     SampleSet,
+    Scenario,
     Verdict,
     VerdictState,
     WorkerRecord,
 )
-from hwbench_mlflow.stats import aggregate, median
+from hwbench_mlflow.scenarios import busy_ns, derive
+from hwbench_mlflow.scenarios import findings as scenario_findings
+from hwbench_mlflow.stats import median
 
 CONTRADICTED = VerdictState.CONTRADICTED
 UNVERIFIED = VerdictState.UNVERIFIED
@@ -148,12 +151,7 @@ def _samples_whole(result: BenchmarkResult, samples: SampleSet) -> Iterator[Find
 
 def _aggregates_recompute(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
     try:
-        derived = aggregate(
-            [raw.samples_ns for raw in samples.workers],
-            [worker.runs_per_sample for worker in result.workers],
-            result.workload.batch_size,
-            result.conditions,
-        )
+        derived = derive(result.workload, result.workers, samples.workers, result.conditions)
     except (ValueError, ZeroDivisionError) as error:
         yield Finding(rule="aggregates", effect=CONTRADICTED, reason=f"the statistics cannot be recomputed: {error}")
         return
@@ -197,7 +195,7 @@ def _workload_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Findin
     asked, ran = result.request.workload, result.workload
     names = (
         "model", "batch_size", "sequence_length", "image_size", "precision", "scenario", "compile_mode",
-        "audio_seconds", "output_tokens", "phase", "kv_cache",
+        "latency_bound_ms", "latency_percentile", "query_size", "audio_seconds", "output_tokens", "phase", "kv_cache",
     )  # fmt: skip
     for name in names:
         wanted, got = getattr(asked, name), getattr(ran, name)
@@ -274,11 +272,12 @@ def _phase_matches(
 def _two_clocks(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
     rule = "clocks"
     for worker, raw in zip(result.workers, samples.workers, strict=False):
-        timed, parent = sum(raw.samples_ns), worker.parent
+        timed, parent = sum(busy_ns(raw)), worker.parent
         seen = _parent_window_ns(worker)
         if timed > worker.window_ns:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="the samples last longer than the window they are of")
-        elif timed < MIN_WINDOW_COVER * worker.window_ns:
+        elif timed < MIN_WINDOW_COVER * worker.window_ns and result.workload.scenario is not Scenario.SERVER:
+            # Between arrivals a server has nothing to do; that no query is missing its schedule says.
             yield Finding(
                 rule=rule,
                 effect=CONTRADICTED,
@@ -316,7 +315,7 @@ def _wall_clock_steady(result: BenchmarkResult, _: SampleSet) -> Iterator[Findin
         yield Finding(rule="wall-clock", effect=CONTRADICTED, reason="the windows are longer than the run")
 
 
-def _cpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
+def _cpu_witness(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
     rule = "execution"
     for worker in result.workers:
         seen, limit = worker.witness, worker.parent.cpu_ns
@@ -332,8 +331,9 @@ def _cpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
                 yield Finding(rule=rule, effect=UNVERIFIED, reason="the browser's CPU time was not read")
                 continue
             used += seen.helper_cpu_ns
-        busy = (used + (seen.run_delay_ns or 0)) / seen.wall_ns if seen.wall_ns > 0 else 0.0
-        if busy < MIN_CPU_FRACTION:
+        if result.workload.scenario is Scenario.SERVER:
+            yield from _computed_while_busy(worker, samples)
+        elif (busy := (used + (seen.run_delay_ns or 0)) / seen.wall_ns if seen.wall_ns > 0 else 0.0) < MIN_CPU_FRACTION:
             yield Finding(
                 rule=rule,
                 effect=CONTRADICTED,
@@ -341,6 +341,28 @@ def _cpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
             )
         if used > 1.05 * seen.wall_ns * result.host.cpu_count_logical + CLOCK_SLACK_NS:
             yield Finding(rule=rule, effect=CONTRADICTED, reason="more CPU time than the machine has")
+
+
+def _computed_while_busy(worker: WorkerRecord, samples: SampleSet) -> Iterator[Finding]:
+    """A server may idle between arrivals, so only the time in which queries ran is held against the CPU's.
+
+    How long threads waited for a core is known of the whole window only, and is counted as if all of it fell into
+    queries: a thread that sleeps does not wait for one.
+    """
+    rule, seen = "execution", worker.witness
+    busy_wall = sum(ns for raw in samples.workers if raw.index == worker.index for ns in busy_ns(raw))
+    if seen.busy_cpu_ns is None or busy_wall <= 0:
+        yield Finding(rule=rule, effect=UNVERIFIED, reason="the CPU time of the queries was not read")
+        return
+    if seen.busy_cpu_ns > seen.process_cpu_ns:
+        yield Finding(rule=rule, effect=CONTRADICTED, reason="the queries used more CPU time than the worker")
+    busy = (seen.busy_cpu_ns + (seen.run_delay_ns or 0)) / busy_wall
+    if busy < MIN_CPU_FRACTION:
+        yield Finding(
+            rule=rule,
+            effect=CONTRADICTED,
+            reason=f"the worker used the CPU {busy:.0%} of the time that queries ran: it waited instead of computing",
+        )
 
 
 def _gpu_witness(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
@@ -444,7 +466,7 @@ def _roofline_floor(result: BenchmarkResult, samples: SampleSet) -> Iterator[Fin
         return
     floor_ns = result.model.flops / (ROOFLINE_MARGIN * peak.peak_flops_per_s) * 1e9
     for worker, raw in zip(result.workers, samples.workers, strict=False):
-        fastest_ns = min(raw.samples_ns, default=math.inf) / worker.runs_per_sample
+        fastest_ns = min(busy_ns(raw), default=math.inf) / worker.runs_per_sample
         if fastest_ns < floor_ns:
             yield Finding(
                 rule=rule,
@@ -480,7 +502,7 @@ def _probe_is_of_the_window(worker: WorkerRecord, samples: SampleSet) -> Iterato
     raw = next((s for s in samples.workers if s.index == worker.index), None)
     if raw is None or not raw.samples_ns:
         return
-    measured = median(raw.samples_ns) / worker.runs_per_sample
+    measured = median(busy_ns(raw)) / worker.runs_per_sample
     # An asynchronous window overlaps runs that the probe takes one by one, so only the probe may be slower.
     if worker.scaling[0].median_ns < measured / 3:
         yield Finding(
@@ -545,6 +567,7 @@ RULES: tuple[Rule, ...] = (
     _generation_recomputes,
     _device_as_asked,
     _workload_as_asked,
+    scenario_findings,
     _availability_verified,
     _precision_as_asked,
     _outputs_match,

@@ -1,8 +1,8 @@
 """The worker: a fresh process that opens one session and times it.
 
-Owns the timed loop, warm-up, the challenge's answers and the scaling probe. Everything it says is a
-claim until the parent (:mod:`.runner`) bounds it. Started as ``python -m hwbench_mlflow.worker``; not
-for people.
+Owns the timed loop, warm-up, the challenge's answers and the scaling probe; the server scenario's open loop is
+:mod:`.loadgen`'s. Everything it says is a claim until the parent (:mod:`.runner`) bounds it. Started as
+``python -m hwbench_mlflow.worker``; not for people.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from hwbench_mlflow.backends.base import Converts, MeasuresMemory, SelfTimed
 from hwbench_mlflow.backends.lookup import load as load_backend
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, HwbenchError, UsageError
 from hwbench_mlflow.host import available_memory_bytes, thread_run_delay_ns
+from hwbench_mlflow.loadgen import Server
 from hwbench_mlflow.model import (
     Availability,
     Calibration,
@@ -40,7 +41,8 @@ from hwbench_mlflow.model import (
     Workload,
 )
 from hwbench_mlflow.probing import probe_here
-from hwbench_mlflow.stats import is_flat, median
+from hwbench_mlflow.scenarios import DEFAULT_PERCENTILE, MAX_STRETCH
+from hwbench_mlflow.stats import PERCENTILE_MIN_SAMPLES, is_flat, median
 from hwbench_mlflow.workloads.generation import teacher_forced
 from hwbench_mlflow.workloads.memory import Admit, Room, require_room
 from hwbench_mlflow.writing import require_writer, timed_generations
@@ -62,6 +64,9 @@ SCALING_SECONDS = 20.0
 leave idle. It stops as well when the next batch would take longer than this."""
 
 CALIBRATION_RETRIES = 9
+
+QUERIES = frozenset({Scenario.SERVER, Scenario.MULTISTREAM})
+"""Scenarios whose loops are here and nowhere else: a session that keeps its own time has none of them."""
 
 CommandT = TypeVar("CommandT")
 
@@ -136,6 +141,8 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     room = _room(backend, device)
     model = _load(opening.workload, _admitted(backend, opening.workload.precision, room))
     with backend.open(device, model.workload, model, order.request.threads) as session:
+        if isinstance(session, SelfTimed) and order.request.workload.scenario in QUERIES:
+            raise UsageError(f"scenario {order.request.workload.scenario} is not measured in a browser")
         channel.say(
             protocol.Loaded(
                 import_ns=import_ns,
@@ -160,19 +167,29 @@ def _time_session(
     first_ns = _timed_run(session, 0)
     channel.say(protocol.FirstInference(duration_ns=first_ns))
     warm = _warm_up(session, opening.slots, request.profile.max_warmup_seconds)
-    offline = request.workload.scenario is Scenario.OFFLINE
-    runs_per_sample = max(1, round(OFFLINE_SAMPLE_NS / median(warm.tail))) if offline else 1
+    runs_per_sample = _runs_per_sample(request.workload, median(warm.tail))
+    opening = msgspec.structs.replace(
+        opening, min_samples=_min_samples(request, opening, median(warm.tail) * runs_per_sample)
+    )
+    # The capacity that the search starts from is an upper end: a machine that was busy just now must not lower it.
+    server = _server(session, opening, request, min(median(warm.tail), median(warm.samples_ns)))
     # Before the parent reads its clock: with torch and transformers loaded this takes 0.2 s, and the parent
     # would see a window that much longer than the worker's.
     gc.collect()
     channel.say(protocol.Ready(warmup_ns=tuple(warm.samples_ns), flat=warm.flat))
-    channel.expect(protocol.Go)
-    window = _window(session, opening, runs_per_sample)
-    channel.say(protocol.WindowOver())
+    again = True
+    while again:
+        channel.expect(protocol.Go)
+        window = _window(session, opening, runs_per_sample, server)
+        again = server is not None and server.step_down()
+        channel.say(protocol.WindowOver(again=again))
     if isinstance(session, SelfTimed):
         samples, window.outputs = session.timed_samples()
         window.samples_ns = array("q", samples)
     witness = session.witness_end(window.wall_ns, window.cpu_ns, window.run_delay_ns)
+    served = server.last if server is not None else None
+    if served is not None:
+        witness = replace(witness, busy_cpu_ns=served.busy_cpu_ns)
     timed = tuple(
         _sampled(session, output, opening.nonce, slot, staged[slot])
         for slot, output in enumerate(window.outputs)
@@ -192,9 +209,51 @@ def _time_session(
             timed=timed,
             after=after,
             token_ns=tuple(window.token_ns),
+            arrivals_ns=server.arrivals_ns if server is not None else (),
+            starts_ns=tuple(served.starts_ns) if served is not None else (),
+            ends_ns=tuple(served.ends_ns) if served is not None else (),
+            server=server.record() if server is not None else None,
         )
     )
     return _point(session, model.workload.batch_size)
+
+
+def _runs_per_sample(work: Workload, service_ns: float) -> int:
+    """Inferences in a sample: one, a block of them (offline), or as many as a query's samples take (multistream)."""
+    if work.scenario is Scenario.OFFLINE:
+        return max(1, round(OFFLINE_SAMPLE_NS / service_ns))
+    return work.query_size // work.batch_size if work.query_size is not None else 1
+
+
+def _min_samples(request: RunRequest, opening: protocol.Open, query_ns: float) -> int:
+    """Fewest samples of the window. Multistream: enough for its percentile too, where that takes no more than
+    :data:`.scenarios.MAX_STRETCH` times the window's seconds."""
+    if request.workload.scenario is not Scenario.MULTISTREAM:
+        return opening.min_samples
+    enough = -(-PERCENTILE_MIN_SAMPLES[DEFAULT_PERCENTILE] // request.profile.workers)
+    fitting = int(opening.seconds * MAX_STRETCH * 1e9 / query_ns)
+    return max(opening.min_samples, min(enough, fitting))
+
+
+def _server(session: Session, opening: protocol.Open, request: RunRequest, service_ns: float) -> Server | None:
+    """The server scenario's load generator, with the rate found or given; None for another scenario."""
+    if request.workload.scenario is not Scenario.SERVER:
+        return None
+    server = Server(
+        session=session,
+        workload=request.workload,
+        profile=request.profile,
+        nonce=opening.nonce,
+        slots=opening.slots,
+        service_ns=service_ns,
+        rate_per_s=opening.rate_per_s,
+    )
+    gc.disable()
+    try:
+        server.search(quiet=gc.collect)
+    finally:
+        gc.enable()
+    return server
 
 
 @dataclass(slots=True)
@@ -232,7 +291,7 @@ class _Window:
     token_ns: array[int]
 
 
-def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _Window:
+def _window(session: Session, opening: protocol.Open, runs_per_sample: int, server: Server | None) -> _Window:
     """The timed window. Inputs alternate between the slots; the last output of each is kept for the
     comparison with the reference, assigned outside the timed span."""
     outputs: list[object | None] = [None] * opening.slots
@@ -246,6 +305,8 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int) -> _
             samples, wall = array("q"), _their_window(session, opening, runs_per_sample)
         elif opening.workload.phase is not Phase.FORWARD:
             samples, wall, tokens = timed_generations(session, opening, outputs)
+        elif server is not None:
+            samples, wall = server.window(outputs)
         else:
             loop = _single_runs if runs_per_sample == 1 else _blocks
             samples, wall = loop(session, opening, runs_per_sample, outputs)

@@ -7,6 +7,8 @@ Its numbers were never measured; it lives in tests only, and each of its hosts i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.model import (
@@ -27,16 +29,27 @@ from hwbench_mlflow.model import (
     ParentClock,
     Platform,
     Precision,
+    RateTrial,
     RunRequest,
     SampleSet,
     ScalingPoint,
+    Scenario,
+    ServerWindow,
     SessionFacts,
     WeightsSource,
     WorkerRecord,
     WorkerSamples,
     Workload,
 )
-from hwbench_mlflow.stats import aggregate
+from hwbench_mlflow.scenarios import (
+    bracket,
+    derive,
+    next_rate,
+    planned_queries,
+    quota,
+    schedule,
+    trial_queries,
+)
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -148,7 +161,7 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
         ),
         workers=(worker,),
         conditions=conditions,
-        aggregates=aggregate([SAMPLES], [1], 1, conditions),
+        aggregates=derive(workload, [worker], samples.workers, conditions),
         samples_sha256=sha256(encode(samples)),
         is_simulated=False,
         simulation_reason=None,
@@ -163,12 +176,91 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
     return result, samples
 
 
+def honest_multistream(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSet]:
+    """The same run, a sample of which was a query of 8 in four batches of two."""
+    result, samples = honest(platform)
+    changes = {"scenario": Scenario.MULTISTREAM, "batch_size": 2, "query_size": 8}
+    worker = dataclasses.replace(
+        result.workers[0], runs_per_sample=4,
+        scaling=(
+            ScalingPoint(batch_size=2, median_ns=3 * MS, samples=5),
+            ScalingPoint(batch_size=8, median_ns=11 * MS, samples=5),
+        ),
+    )  # fmt: skip
+    return resealed(asked(dataclasses.replace(result, workers=(worker,)), **changes), samples), samples
+
+
+def honest_server(platform: Platform = Platform.CPU, bound_ms: float = 60.0) -> tuple[BenchmarkResult, SampleSet]:
+    """A server whose every query took 10.0 to 10.1 ms, found by a search at a third of its capacity."""
+    result, samples = honest(platform)
+    result = asked(result, scenario=Scenario.SERVER, latency_bound_ms=bound_ms, latency_percentile=99)
+    profile, nonce = result.request.profile, result.workers[0].nonce
+    held, trials = list[bool](), list[RateTrial]()
+    while (rate := next_rate(99.0, held)) is not None:
+        queries = trial_queries(profile, rate)
+        held.append(rate < 40)
+        late = 0 if held[-1] else quota(queries, 99) + 1
+        trials.append(
+            RateTrial(rate_per_s=rate, queries=queries, finished=queries, late=late, tail_ms=30.0, held=held[-1])
+        )
+    rate = bracket(99.0, held)[0]
+    arrivals = schedule(nonce, 0, rate, planned_queries(profile, rate, 99))
+    server = ServerWindow(rate_per_s=rate, capacity_per_s=99.0, trials=tuple(trials))
+    return served(result, samples, server, arrivals, lambda n: 10 * MS + n * 7919 % 1000 * 100)
+
+
+def asked(result: BenchmarkResult, **changes: object) -> BenchmarkResult:
+    """Another workload, asked for and run."""
+    return dataclasses.replace(
+        result,
+        workload=dataclasses.replace(result.workload, **changes),  # type: ignore[arg-type]
+        request=dataclasses.replace(
+            result.request,
+            workload=dataclasses.replace(result.request.workload, **changes),  # type: ignore[arg-type]
+        ),
+    )
+
+
+def served(
+    result: BenchmarkResult,
+    samples: SampleSet,
+    server: ServerWindow,
+    arrivals: tuple[int, ...],
+    service_ns: Callable[[int], int],
+) -> tuple[BenchmarkResult, SampleSet]:
+    """What a server makes of arrivals, one query at a time, each taking what ``service_ns`` says of its number."""
+    starts, ends, end = list[int](), list[int](), 0
+    for number, arrival in enumerate(arrivals):
+        starts.append(max(arrival, end) + 20_000)
+        end = starts[-1] + service_ns(number)
+        ends.append(end)
+    latencies = tuple(e - a for a, e in zip(arrivals, ends, strict=True))
+    raw = dataclasses.replace(
+        samples.workers[0], samples_ns=latencies, arrivals_ns=arrivals, starts_ns=tuple(starts), ends_ns=tuple(ends)
+    )
+    busy, window = sum(ends) - sum(starts), end + MS
+    worker = result.workers[0]
+    worker = dataclasses.replace(
+        worker, sample_count=len(arrivals), window_ns=window, server=server,
+        witness=dataclasses.replace(
+            worker.witness, wall_ns=window, process_cpu_ns=round(2.1 * busy), busy_cpu_ns=round(1.9 * busy)
+        ),
+        parent=dataclasses.replace(
+            worker.parent, window_end_ns=worker.parent.window_begin_ns + window + MS,
+            exited_ns=9 * SECOND + window, cpu_ns=4 * busy,
+        ),
+    )  # fmt: skip
+    samples = dataclasses.replace(samples, workers=(raw,))
+    result = dataclasses.replace(
+        result, workers=(worker,), monotonic_ns=window + 20 * SECOND,
+        finished_at=(
+            datetime.fromisoformat(result.started_at) + timedelta(microseconds=window / 1000 + 2e7)
+        ).isoformat(),
+    )  # fmt: skip
+    return resealed(result, samples), samples
+
+
 def resealed(result: BenchmarkResult, samples: SampleSet) -> BenchmarkResult:
     """The result with the digest and the statistics that a careful forger would put in."""
-    aggregates = aggregate(
-        [raw.samples_ns for raw in samples.workers],
-        [worker.runs_per_sample for worker in result.workers],
-        result.workload.batch_size,
-        result.conditions,
-    )
+    aggregates = derive(result.workload, result.workers, samples.workers, result.conditions)
     return dataclasses.replace(result, aggregates=aggregates, samples_sha256=sha256(encode(samples)))

@@ -50,6 +50,19 @@ def test_a_cheat_is_contradicted_by_the_rule_that_is_there_for_it(
 
 
 @pytest.mark.slow
+def test_a_server_that_sleeps_while_queries_run_is_contradicted_however_idle_its_window_may_be(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    options = ("--hardware", "cpu", "--profile", "smoke", "--backend", target(adversaries.Sleeper))
+    scenario = ("--scenario", "server", "--latency-bound-ms", "2000", "--latency-percentile", "90")
+    done = hwbench("run", "--model", str(tiny_folder), *options, *scenario, "--out", "cheat.json", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    verdict = evidence.judge(read_bundle(tmp_path / "cheat.json"), None, load_keyring()).verdict
+    assert verdict.state is VerdictState.CONTRADICTED
+    assert any(f.rule == "execution" and "of the time that queries ran" in f.reason for f in verdict.findings)
+
+
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_gives_a_failed_run_with_the_signal_and_no_number(
     tiny_folder: Path, store_uri: str, tmp_path: Path
 ) -> None:

@@ -113,6 +113,61 @@ WRONG = [
 ]
 
 
+SERVER = ("--scenario", "server", "--latency-bound-ms", "20")
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "server without a bound": (("--scenario", "server"), "--scenario server needs --latency-bound-ms"),
+    "bound without server": (
+        ("--latency-bound-ms", "20"), "--latency-bound-ms is for --scenario server, not for latency"
+    ),
+    "percentile without server": (
+        ("--scenario", "offline", "--latency-percentile", "99"), "--latency-percentile is for --scenario server"
+    ),
+    "streams without multistream": ((*SERVER, "--streams", "8"), "--streams is for --scenario multistream"),
+    "streams that no batch makes": (
+        ("--scenario", "multistream", "--batch-size", "3"), "a query of 8 streams is not made of batches of 3"
+    ),
+    "a browser": ((*SERVER, "--hardware", "webgpu"), "--scenario server is not measured in a browser"),
+    "streams in a browser": (
+        ("--scenario", "multistream", "--hardware", "webnn"), "--scenario multistream is not measured in a browser"
+    ),
+    "no time": (("--scenario", "server", "--latency-bound-ms", "0"), "no time above 0 ms"),
+    "not a number": (("--scenario", "server", "--latency-bound-ms", "nan"), "no time above 0 ms"),
+    "endless": (("--scenario", "server", "--latency-bound-ms", "inf"), "no time above 0 ms"),
+    "a word": (("--scenario", "server", "--latency-bound-ms", "fast"), "is not a number"),
+    "a percentile without a rule": ((*SERVER, "--latency-percentile", "42"), "'42' is not one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_scenario_that_contradicts_itself_is_one_line_and_starts_nothing(
+    case: str, call: Call, store_uri: str
+) -> None:
+    arguments, reason = REFUSED[case]
+    code, out, err = call(*BASE, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in only(said(err))
+    assert runs(store_uri) == []
+
+
+def test_what_a_scenario_leaves_open_is_resolved_before_anything_runs(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RunRequest] = []
+
+    def refuse(request: RunRequest, *_: object) -> Measured:
+        seen.append(request)
+        raise BenchmarkFailed("enough", FailureCategory.CRASH)
+
+    monkeypatch.setattr(runner, "run", refuse)
+    call(*BASE, *SERVER)
+    call(*BASE, "--scenario", "multistream", "--batch-size", "4")
+    call(*BASE, "--scenario", "server", "--latency-bound-ms", "7.5", "--latency-percentile", "90", "--streams", "")
+    work = [request.workload for request in seen]
+    assert [(w.latency_bound_ms, w.latency_percentile, w.query_size) for w in work] == [
+        (20.0, 99, None), (None, None, 8), (7.5, 90, None),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("arguments", "wrong", "allowed"), WRONG, ids=lambda value: str(value)[:40])
 def test_what_cannot_be_right_is_one_line_that_says_what_is_allowed(
     arguments: tuple[str, ...], wrong: str, allowed: str, call: Call, store_uri: str

@@ -11,6 +11,7 @@ import pytest
 
 from hwbench_mlflow import runner
 from hwbench_mlflow.backends.fake import FakeBackend
+from hwbench_mlflow.backends.lookup import targets
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable
 from hwbench_mlflow.model import (
     PROFILES,
@@ -204,5 +205,41 @@ def test_two_workers_and_overlapping_inferences_agree_on_the_model_and_are_each_
     assert any(w.runs_per_sample > 1 for w in result.workers)
     assert [bool(len(w.scaling) > 1) for w in result.workers] == [True, False]
     assert sum(len(w.samples_ns) for w in measured.samples.workers) >= 12
+    findings = judge_result(result, measured.samples).findings
+    assert not [f for f in findings if f.effect is VerdictState.CONTRADICTED], findings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", ["cpu", "openvino"])
+def test_a_server_is_searched_by_the_first_worker_and_offered_the_same_rate_by_the_next(
+    hardware: str, tiny_folder: Path
+) -> None:
+    """A bound that any machine holds: what is tested is that every window is what its evidence says."""
+    profile = Profile(name="smoke", workers=2, min_samples=12, seconds=1.0, max_warmup_seconds=0.5, ranked=False)
+    asked = request(tiny_folder, targets()[hardware])
+    work = replace(asked.workload, scenario=Scenario.SERVER, latency_bound_ms=20_000.0, latency_percentile=90)
+    asked = replace(asked, platform=Platform(hardware), profile=profile, workload=work)
+    measured = runner.run(asked)
+    result, raw = measured.result, measured.samples.workers
+    windows = [w.server for w in result.workers if w.server is not None]
+    assert len({w.rate_per_s for w in windows}) == 1
+    assert [bool(w.trials) for w in windows] == [True, False]
+    assert all(trial.held for trial in windows[0].trials)
+    assert all(len(one.samples_ns) == len(one.arrivals_ns) == len(one.ends_ns) for one in raw)
+    assert raw[0].arrivals_ns[:3] != raw[1].arrivals_ns[:3]
+    stats = result.aggregates.server
+    assert stats is not None
+    assert (stats.late_count, stats.held) == (0, True if result.aggregates.sample_count >= 64 else None)
+    findings = judge_result(result, measured.samples).findings
+    assert not [f for f in findings if f.effect is VerdictState.CONTRADICTED], findings
+
+
+@pytest.mark.slow
+def test_a_multistream_query_is_run_as_its_batches(tiny_folder: Path) -> None:
+    asked = request(tiny_folder, "hwbench_mlflow.backends.cpu:CpuBackend")
+    work = replace(asked.workload, scenario=Scenario.MULTISTREAM, batch_size=2, query_size=6)
+    measured = runner.run(replace(asked, workload=work))
+    result = measured.result
+    assert [w.runs_per_sample for w in result.workers] == [3]
     findings = judge_result(result, measured.samples).findings
     assert not [f for f in findings if f.effect is VerdictState.CONTRADICTED], findings

@@ -21,7 +21,7 @@ from hwbench_mlflow.model import (
     VerdictState,
 )
 from hwbench_mlflow.verdict import RULES, combine, judge_result
-from tests.honest import MS, SAMPLES, SECOND, WINDOW_NS, honest, resealed
+from tests.honest import MS, SAMPLES, SECOND, WINDOW_NS, asked, honest, resealed
 
 replace = dataclasses.replace
 Forged = tuple[BenchmarkResult, SampleSet]
@@ -103,6 +103,7 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
     ("device-not-asked", CPU, C, "device", lambda r, s: (replace(r, request=replace(r.request, device="cuda:0")), s)),
     ("batch-swapped", CPU, C, "workload",
      lambda r, s: (replace(r, request=replace(r.request, workload=replace(r.request.workload, batch_size=8))), s)),
+    ("query-size-of-a-latency", CPU, C, "scenario", lambda r, s: (asked(r, query_size=8), s)),
     ("probe-of-other", CPU, C, "availability",
      lambda r, s: (replace(r, availability=replace(r.availability, devices=())), s)),
     ("probe-unchecked", CPU, U, "availability", lambda r, s: (unchecked(r, passed=False), s)),

@@ -314,7 +314,7 @@ def _positional(module: torch.nn.Module, names: Sequence[str], outputs: Sequence
 
 def compile_config(device_id: str, workload: Workload, threads: int | None) -> dict[str, str]:
     """What is asked of the compiler: explicit precision, a hint for the scenario, no virtual batching."""
-    hint = "LATENCY" if workload.scenario is Scenario.LATENCY else "THROUGHPUT"
+    hint = "THROUGHPUT" if workload.scenario is Scenario.OFFLINE else "LATENCY"
     config = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS[workload.precision], "PERFORMANCE_HINT": hint}
     if device_id == "CPU":
         if threads is not None:

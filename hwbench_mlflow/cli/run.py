@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from hwbench_mlflow.model import (
     WeightsPolicy,
     Workload,
 )
+from hwbench_mlflow.scenarios import DEFAULT_PERCENTILE, DEFAULT_QUERY_SIZE, SERVER_PERCENTILES
 
 if TYPE_CHECKING:
     from hwbench_mlflow.attest import Keyring, SigningKey
@@ -68,9 +70,27 @@ class OrEmpty(click.ParamType[Any]):
         return self.inner.get_metavar(param, ctx) or self.inner.name.upper()
 
 
+class Bound(click.ParamType[float]):
+    """A time in ms: a number above zero, and no infinity."""
+
+    name = "MS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """NaN and infinity are bounds that nothing can break or keep."""
+        try:
+            bound = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        if not math.isfinite(bound) or bound <= 0:
+            self.fail(f"{value!r} is no time above 0 ms", param, ctx)
+        return bound
+
+
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 POSITIVE = OrEmpty(click.IntRange(min=1))
 SECONDS = OrEmpty(click.FloatRange(min=0, min_open=True))
+BOUND = OrEmpty(Bound())
+BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 
 
 @click.command()
@@ -94,7 +114,26 @@ SECONDS = OrEmpty(click.FloatRange(min=0, min_open=True))
 @click.option("--output-tokens", type=POSITIVE, help="Tokens to write (in a forward pass: to decode); 32 if not given.")
 @click.option("--kv-cache/--no-kv-cache", default=None, help="In prefill, decode and generate; with one if not given.")
 @click.option("--precision", type=click.Choice([p.value for p in Precision]), default="fp32", show_default=True)
-@click.option("--scenario", type=click.Choice([s.value for s in Scenario]), default="latency", show_default=True)
+@click.option(
+    "--scenario",
+    type=click.Choice([s.value for s in Scenario]),
+    default="latency",
+    show_default=True,
+    help="After MLPerf: latency (SingleStream), offline, server (the highest rate of Poisson arrivals that holds "
+    "--latency-bound-ms, one query at a time), multistream (queries of --streams samples, one after the other).",
+)
+@click.option("--latency-bound-ms", type=BOUND, help="server: what a query may take from its scheduled arrival on.")
+@click.option(
+    "--latency-percentile",
+    type=OrEmpty(click.Choice([str(p) for p in SERVER_PERCENTILES])),
+    help=f"server: the percentile of queries that the bound is for; {DEFAULT_PERCENTILE} if not given.",
+)
+@click.option(
+    "--streams",
+    type=POSITIVE,
+    help=f"multistream: samples a query, {DEFAULT_QUERY_SIZE} if not given. It is run as streams / batch size "
+    "inferences, so --batch-size 8 makes one inference of 8 streams, --batch-size 1 eight in a row.",
+)
 @click.option("--threads", type=POSITIVE, help="CPU threads; the library's default if not given.")
 @click.option("--compile-mode", type=click.Choice([m.value for m in CompileMode]), default="eager", show_default=True)
 @click.option(
@@ -131,6 +170,7 @@ def run(**options: Any) -> None:
     hwbench run --model bert --hardware cpu
     hwbench run --model bert-tiny --hardware openvino --batch-size 1,8,32
     hwbench run --model ./my-model --hardware cuda --device cuda:1 --profile standard
+    hwbench run --model bert-tiny --hardware cpu --scenario server --latency-bound-ms 50
     """
     from hwbench_mlflow.keystore import load_keyring, signing_key
 
@@ -162,19 +202,24 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     from hwbench_mlflow.errors import UsageError
     from hwbench_mlflow.workloads.resolve import resolve
 
+    scenario = Scenario(options["scenario"])
+    bound, percentile, streams = _load(options, scenario, batch_size)
     workload = Workload(
         model=options["model"],
         batch_size=batch_size,
         sequence_length=options["sequence_length"],
         image_size=options["image_size"],
         precision=Precision(options["precision"]),
-        scenario=Scenario(options["scenario"]),
+        scenario=scenario,
         weights=WeightsPolicy(options["weights"]),
         compile_mode=CompileMode(options["compile_mode"]),
         audio_seconds=options["audio_seconds"],
         output_tokens=options["output_tokens"],
         phase=Phase(options["phase"]),
         kv_cache=options["kv_cache"],
+        latency_bound_ms=bound,
+        latency_percentile=percentile,
+        query_size=streams,
     )
     resolve(workload)
     backend = options["backend"] or options["hardware"]
@@ -190,6 +235,35 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
         threads=options["threads"],
         backend=backend,
     )
+
+
+def _load(options: dict[str, Any], scenario: Scenario, batch_size: int) -> tuple[float | None, int | None, int | None]:
+    """The server's bound and its percentile, and multistream's query size; None where the scenario has none."""
+    from hwbench_mlflow.errors import UsageError
+
+    bound, percentile, streams = options["latency_bound_ms"], options["latency_percentile"], options["streams"]
+    for name, value, owner in (
+        ("--latency-bound-ms", bound, Scenario.SERVER),
+        ("--latency-percentile", percentile, Scenario.SERVER),
+        ("--streams", streams, Scenario.MULTISTREAM),
+    ):
+        if value is not None and scenario is not owner:
+            raise UsageError(f"{name} is for --scenario {owner}, not for {scenario}")
+    if scenario in {Scenario.SERVER, Scenario.MULTISTREAM} and Platform(options["hardware"]) in BROWSERS:
+        raise UsageError(f"--scenario {scenario} is not measured in a browser", remedy="Use latency or offline")
+    if scenario is Scenario.SERVER:
+        if bound is None:
+            raise UsageError("--scenario server needs --latency-bound-ms", remedy="For example --latency-bound-ms 50")
+        return bound, int(percentile or DEFAULT_PERCENTILE), None
+    if scenario is not Scenario.MULTISTREAM:
+        return None, None, None
+    size = streams or DEFAULT_QUERY_SIZE
+    if size % batch_size:
+        raise UsageError(
+            f"a query of {size} streams is not made of batches of {batch_size}",
+            remedy="Take --streams that is a multiple of --batch-size",
+        )
+    return None, None, size
 
 
 @dataclass(slots=True)

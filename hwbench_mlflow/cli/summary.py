@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hwbench_mlflow.evidence import Judgement
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.model import BenchmarkResult, Scenario
-from hwbench_mlflow.note import size_words, written_words
+from hwbench_mlflow.note import query_words, server_lines, size_words, written_words
 
 Judged = tuple[str | None, str | None, Judgement]
 """Run id, file, judgement."""
@@ -59,7 +59,11 @@ def _measured(result: BenchmarkResult) -> list[str]:
     lines = [head]
     if result.is_simulated:
         lines += [_row("SIMULATED", result.simulation_reason or "")]
-    if work.scenario is Scenario.LATENCY:
+    if stats.server is not None:
+        lines += [_row(name, text) for name, text in server_lines(result)]
+    if work.scenario is Scenario.MULTISTREAM:
+        lines += [_row("query", query_words(work))]
+    if work.scenario is not Scenario.OFFLINE:
         middle = "too few samples for a median" if stats.p50_ms is None else f"{stats.p50_ms:.4g} ms"
         if stats.median_ci95_low_ms is not None and stats.median_ci95_high_ms is not None:
             middle += f"  (95% interval {stats.median_ci95_low_ms:.4g} to {stats.median_ci95_high_ms:.4g})"

@@ -55,9 +55,23 @@ def _simulation_said(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def _throughput(frame: pd.DataFrame) -> pd.Series[bool]:
-    throughput, batch, mean_ms = (frame[c].astype(float) for c in frame.columns)
-    expected = batch * 1e3 / mean_ms
-    return mean_ms.isna() | ((throughput - expected).abs() <= TOLERANCE * expected)
+    *numbers, scenario, query = (frame[c] for c in frame.columns)
+    throughput, batch, mean_ms = (values.astype(float) for values in numbers)
+    items = batch.where(scenario != "multistream", query.astype(float))
+    expected = items * 1e3 / mean_ms
+    # A server's items wait for each other: what it completes follows from its arrivals.
+    return mean_ms.isna() | (scenario == "server") | ((throughput - expected).abs() <= TOLERANCE * expected)
+
+
+def _scenario_asked(frame: pd.DataFrame) -> pd.Series[bool]:
+    scenario, bound, percentile, query, offered, achieved, late, queue, service, rate, batch = (
+        frame[c] for c in frame.columns
+    )
+    server, multistream = scenario == "server", scenario == "multistream"
+    sound = (query.notna() == multistream) & (~multistream | (query.astype(float) % batch.astype(float) == 0))
+    for column in (bound, percentile, offered, achieved, late, queue, service):
+        sound &= column.notna() == server
+    return sound & (rate.isna() | (server & (rate.astype(float) == offered.astype(float))))
 
 
 def _verified_has_evidence(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -96,6 +110,7 @@ _metric("hwbench.ascending", _ascending)
 _metric("hwbench.together", _together)
 _metric("hwbench.simulation_said", _simulation_said)
 _metric("hwbench.throughput", _throughput)
+_metric("hwbench.scenario_asked", _scenario_asked)
 _metric("hwbench.verified_has_evidence", _verified_has_evidence)
 _metric("hwbench.device_as_asked", _device_as_asked)
 _metric("hwbench.verified_probe", _verified_probe)
@@ -120,9 +135,18 @@ class ExpectSimulationToBeSaid(_Rowwise):
 
 
 class ExpectThroughputToFollowFromLatency(_Rowwise):
-    """``[throughput_items_per_s, batch_size, latency_ms_mean]``: items a second are the batch over the mean."""
+    """``[throughput_items_per_s, batch_size, latency_ms_mean, scenario, query_size]``: items a second are those of one
+    inference (multistream: of one query) over the mean. A server's are those that arrived."""
 
     map_metric = "hwbench.throughput"
+
+
+class ExpectScenarioToSayWhatWasAsked(_Rowwise):
+    """``[scenario, latency_bound_ms, latency_percentile, query_size, offered_rate_per_s, achieved_rate_per_s,
+    late_count, queue_ms_mean, service_ms_p50, server_rate_per_s, batch_size]``: each is known in its scenario only, and
+    a rate is claimed only where it was offered."""
+
+    map_metric = "hwbench.scenario_asked"
 
 
 class ExpectVerifiedRowsToHoldEvidence(_Rowwise):
@@ -146,5 +170,5 @@ class ExpectVerifiedProbesToHaveComputed(_Rowwise):
 OWN = (
     ExpectColumnValuesToAscendWithinRows, ExpectColumnsToBeKnownTogether, ExpectSimulationToBeSaid,
     ExpectThroughputToFollowFromLatency, ExpectVerifiedRowsToHoldEvidence, ExpectDeviceToBeTheOneAskedFor,
-    ExpectVerifiedProbesToHaveComputed,
+    ExpectVerifiedProbesToHaveComputed, ExpectScenarioToSayWhatWasAsked,
 )  # fmt: skip

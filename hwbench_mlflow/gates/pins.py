@@ -132,7 +132,10 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                     "expect_column_values_to_be_in_set", ("requested_precision",), ROW, "1f27ff1b917f3819"
                 ),
                 "performance_results.scenario.word": Pin(
-                    "expect_column_values_to_be_in_set", ("scenario",), ROW, "8420ca3ddfe65027"
+                    "expect_column_values_to_be_in_set", ("scenario",), ROW, "2ff34a01bf7e33e3"
+                ),
+                "performance_results.latency_percentile.word": Pin(
+                    "expect_column_values_to_be_in_set", ("latency_percentile",), ROW, "8a41f39fa56024e2"
                 ),
                 "performance_results.weights.word": Pin(
                     "expect_column_values_to_be_in_set", ("weights",), ROW, "ba0d011e9233afad"
@@ -178,6 +181,30 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                 ),
                 "performance_results.throughput_items_per_s.range": Pin(
                     "expect_column_values_to_be_between", ("throughput_items_per_s",), ROW, "a028ed05a7c2d43c"
+                ),
+                "performance_results.latency_bound_ms.range": Pin(
+                    "expect_column_values_to_be_between", ("latency_bound_ms",), ROW, "08276b3faf441862"
+                ),
+                "performance_results.query_size.range": Pin(
+                    "expect_column_values_to_be_between", ("query_size",), ROW, "86d6562aba39c6af"
+                ),
+                "performance_results.server_rate_per_s.range": Pin(
+                    "expect_column_values_to_be_between", ("server_rate_per_s",), ROW, "dcdb193346f1efe7"
+                ),
+                "performance_results.offered_rate_per_s.range": Pin(
+                    "expect_column_values_to_be_between", ("offered_rate_per_s",), ROW, "0dc9b805924b3543"
+                ),
+                "performance_results.achieved_rate_per_s.range": Pin(
+                    "expect_column_values_to_be_between", ("achieved_rate_per_s",), ROW, "6895e7be63d71587"
+                ),
+                "performance_results.late_count.range": Pin(
+                    "expect_column_values_to_be_between", ("late_count",), ROW, "b8c2a1e66ae6c31b"
+                ),
+                "performance_results.queue_ms_mean.range": Pin(
+                    "expect_column_values_to_be_between", ("queue_ms_mean",), ROW, "3205fcd319c6c3df"
+                ),
+                "performance_results.service_ms_p50.range": Pin(
+                    "expect_column_values_to_be_between", ("service_ms_p50",), ROW, "376c0037b8666c6a"
                 ),
                 "performance_results.batch_size.range": Pin(
                     "expect_column_values_to_be_between", ("batch_size",), ROW, "12ea59c76c587321"
@@ -251,9 +278,27 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                 ),
                 "performance_results.throughput.follows": Pin(
                     "expect_throughput_to_follow_from_latency",
-                    ("throughput_items_per_s", "batch_size", "latency_ms_mean"),
+                    ("throughput_items_per_s", "batch_size", "latency_ms_mean", "scenario", "query_size"),
                     ROW,
-                    "9751e6b69f6182ae",
+                    "ca56df6e34a5aaf5",
+                ),
+                "performance_results.scenario.asked": Pin(
+                    "expect_scenario_to_say_what_was_asked",
+                    (
+                        "scenario",
+                        "latency_bound_ms",
+                        "latency_percentile",
+                        "query_size",
+                        "offered_rate_per_s",
+                        "achieved_rate_per_s",
+                        "late_count",
+                        "queue_ms_mean",
+                        "service_ms_p50",
+                        "server_rate_per_s",
+                        "batch_size",
+                    ),
+                    ROW,
+                    "722df6bd6fb6b363",
                 ),
                 "performance_results.simulation.said": Pin(
                     "expect_simulation_to_be_said",
@@ -422,6 +467,15 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                 ),
                 "latency_samples.runs_per_sample.range": Pin(
                     "expect_column_values_to_be_between", ("runs_per_sample",), ROW, "c6146dfe2b8fb211"
+                ),
+                "latency_samples.arrival_ns.range": Pin(
+                    "expect_column_values_to_be_between", ("arrival_ns",), ROW, "50e5055953e8c768"
+                ),
+                "latency_samples.start_ns.range": Pin(
+                    "expect_column_values_to_be_between", ("start_ns",), ROW, "69431f6637eff6ef"
+                ),
+                "latency_samples.end_ns.range": Pin(
+                    "expect_column_values_to_be_between", ("end_ns",), ROW, "2f491ec10d28ed9c"
                 ),
             }
         ),

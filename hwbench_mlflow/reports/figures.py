@@ -56,13 +56,17 @@ class NotDrawn:
 def draw(summary: Summary) -> list[Drawn | NotDrawn]:
     """Every figure of a report, in the order they are shown."""
     with _style():
-        # Times of one pass and of whole generations do not belong on one axis: those have a table of their own.
-        ranked = [row for row in summary.real.latest if row["ranked"] and row["phase"] == "forward"]
+        every = [row for row in summary.real.latest if row["ranked"] and row["phase"] == "forward"]
+        # A query that waits in line, or has several samples, is not one inference: ranked with its like only. Nor is a
+        # whole generation: those have a table of their own.
+        ranked = [row for row in every if row["scenario"] in {"latency", "offline"}]
         drawn: list[Drawn | NotDrawn] = [
             _heat_map(ranked),
             _latency(ranked),
             _throughput(ranked),
             _percentiles(ranked),
+            *(_servers(rows) for rows in [_of(every, "server")] if rows),
+            *(_multistreams(rows) for rows in [_of(every, "multistream")] if rows),
             _bars("memory", "Peak memory", ranked, "memory_peak_mb", "MB, the worker process (less is better)"),
             _bars("energy", "Energy of one item", ranked, "energy_j_per_item", "J per item (less is better)"),
             _trend_figure(summary.trends),
@@ -220,6 +224,22 @@ def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
     axes.legend(loc="best", ncols=4, fontsize="small")
     lines = [f"{words.label(r)}: p90 {words.number(r['latency_ms_p90'], 'ms')}" for r in shown]
     return Drawn(name="percentiles", title=title, description="; ".join(lines), figure=figure)
+
+
+def _of(rows: Sequence[Row], scenario: str) -> list[Row]:
+    return [row for row in rows if row["scenario"] == scenario]
+
+
+def _servers(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "Server: highest rate that holds the latency bound"
+    axis = "queries/s (more is better)"
+    return _bars("server", title, rows, "server_rate_per_s", axis)
+
+
+def _multistreams(rows: Sequence[Row]) -> Drawn | NotDrawn:
+    title = "Multistream: 99th percentile of a query"
+    axis = "ms for a query (less is better)"
+    return _bars("multistream", title, rows, "latency_ms_p99", axis)
 
 
 def _bars(name: str, title: str, rows: Sequence[Row], column: str, axis: str) -> Drawn | NotDrawn:

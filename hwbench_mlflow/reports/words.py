@@ -14,6 +14,9 @@ PERCENTILE_SAMPLES = {"p90": 64, "p95": 130, "p99": 662}
 """Samples that MLPerf's binomial rule asks for at 99% confidence; see :mod:`hwbench_mlflow.stats`."""
 
 
+SERVER_ONLY = frozenset({"offered_rate_per_s", "achieved_rate_per_s", "late_count", "queue_ms_mean", "service_ms_p50"})
+
+
 def number(value: float | None, unit: str = "") -> str:
     """Four significant digits and the unit; a dash where it is unknown."""
     if value is None:
@@ -65,12 +68,30 @@ def workload(row: Row) -> str:
     if (what := phase(row)) is not None:
         parts.insert(2, what)
     if row["scenario"] != "latency":
-        parts.append(str(row["scenario"]))
+        parts.append(scenario(row))
     if row["compile_mode"] not in {None, "eager"}:
         parts.append(f"compiled: {row['compile_mode']}")
     if row["threads"] is not None:
         parts.append(f"{row['threads']} threads")
     return ", ".join(parts)
+
+
+def scenario(row: Row) -> str:
+    """What was asked in it, and of a server what it held."""
+    if row["scenario"] == "multistream":
+        return f"multistream of {row['query_size']}"
+    if row["scenario"] != "server":
+        return str(row["scenario"])
+    return f"server, {row['latency_bound_ms']:g} ms at p{row['latency_percentile']}"
+
+
+def rate(row: Row) -> str | None:
+    """What a server's rate came to; None for another scenario."""
+    if row["scenario"] != "server":
+        return None
+    if row["server_rate_per_s"] is not None:
+        return f"held at {row['server_rate_per_s']:.4g} queries/s"
+    return f"not shown to hold at {row['offered_rate_per_s']:.4g} queries/s: no rate is claimed"
 
 
 def device(row: Row) -> str:
@@ -111,6 +132,8 @@ def marks(row: Row) -> list[str]:
         found.append(f"noisy: {'; '.join(row['noise_reasons'] or ()) or 'not known to be stable'}")
     if not row["ranked"]:
         found.append(f"profile {row['profile']}: not ranked")
+    if (found_rate := rate(row)) is not None:
+        found.append(found_rate)
     if row["weights"] == "random":
         found.append("random weights")
     return found
@@ -126,8 +149,12 @@ def provenance(row: Row) -> list[tuple[str, str]]:
         "device": "device_id", "device UUID": "device_uuid", "driver": "device_driver", "host": "hostname",
         "boot": "boot_id", "CPU": "cpu_name", "OS": "os", "backend": "backend", "python": "python",
         "git commit": "git_commit", "git dirty": "git_dirty", "hwbench": "hwbench_version",
+        "offered queries/s": "offered_rate_per_s", "achieved queries/s": "achieved_rate_per_s",
+        "late queries": "late_count", "mean wait, ms": "queue_ms_mean", "median service, ms": "service_ms_p50",
         "samples": "sample_count", "workers": "worker_count", "results like it": "result_count",
     }  # fmt: skip
+    if row["scenario"] != "server":
+        names = {name: column for name, column in names.items() if column not in SERVER_ONLY}
     lines = [(name, ABSENT if row[column] is None else str(row[column])) for name, column in names.items()]
     if row["energy_j"] is not None:
         lines.append(("energy", f"{number(row['energy_j'], 'J')} by {row['energy_method']}: {row['energy_scope']}"))

@@ -235,6 +235,22 @@ RULES: tuple[AuditRule, ...] = (
                      AND pr.latency_ms_min = s.low AND pr.latency_ms_max = s.high, false)""",
     ),
     AuditRule(
+        rule="server.recompute", table="performance_results", kind=ROW,
+        why="Every query of a server counts from its scheduled arrival, and the late ones are counted.",
+        what_to_do=_EDITED,
+        sql="""SELECT pr.run_id, CASE WHEN s.broken > 0 THEN s.broken || ' queries lack a time, or count not ' ||
+                      'from their arrival' ELSE s.late || ' queries are later than ' || pr.latency_bound_ms ||
+                      ' ms; it says ' || coalesce(pr.late_count::VARCHAR, 'nothing') END
+               FROM performance_results pr JOIN (
+                   SELECT l.run_id, count(*) FILTER (sample_ns > p.latency_bound_ms * 1e6) AS late,
+                          count(*) FILTER (NOT coalesce(end_ns - arrival_ns = sample_ns AND start_ns >= arrival_ns
+                                                        AND end_ns > start_ns, false)) AS broken
+                   FROM latency_samples l JOIN performance_results p USING (run_id)
+                   WHERE phase = 'timed' AND p.scenario = 'server' GROUP BY l.run_id) s USING (run_id)
+               WHERE pr.verdict IN ('verified', 'simulated') AND (
+                     s.broken > 0 OR s.late IS DISTINCT FROM pr.late_count)""",
+    ),
+    AuditRule(
         rule="findings.agree", table="performance_results", kind=ROW,
         why="A verdict and its findings tell the same story.", what_to_do=_EDITED,
         sql="""SELECT pr.run_id, 'verdict ' || pr.verdict || ' with ' || coalesce(f.n, 0) || ' findings and ' ||

@@ -209,11 +209,58 @@ def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = No
         if number <= found or (upto is not None and number > upto):
             continue
         with transaction(connection):
+            _rebuild(connection, sql)
             connection.execute(sql)
             connection.execute(
                 "INSERT INTO main.hwbench_migrations VALUES (?, ?, (now() AT TIME ZONE 'UTC')::TIMESTAMP)",
                 [number, name],
             )
+
+
+_REBUILD = re.compile(r"^-- rebuild (\w+): (.+?) => (.+)$", re.MULTILINE)
+
+
+def _rebuild(connection: DuckDBPyConnection, sql: str) -> None:
+    """Do what a migration's ``-- rebuild TABLE: OLD => NEW`` lines say: DuckDB cannot alter a CHECK.
+
+    The table is made anew from its own definition, whatever earlier migrations made it, with each OLD (which has to be
+    there exactly once) replaced; its rows are kept, its views come back as they were.
+    """
+    changes: dict[str, list[tuple[str, str]]] = {}
+    for table, old, new in _REBUILD.findall(sql):
+        changes.setdefault(table, []).append((old, new))
+    if not changes:
+        return
+    views = connection.execute(
+        "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal AND schema_name = 'main'"
+    ).fetchall()
+    for name, _ in views:
+        connection.execute(f'DROP VIEW "{name}"')
+    for table, replacements in changes.items():
+        definition = connection.execute(
+            "SELECT sql FROM duckdb_tables() WHERE NOT temporary AND schema_name = 'main' AND table_name = ?", [table]
+        ).fetchall()[0][0]
+        for old, new in replacements:
+            if definition.count(old) != 1:
+                raise StoreError(f"{table} does not hold {old!r} exactly once: it is not as hwbench made it")
+            definition = definition.replace(old, new)
+        connection.execute(f"CREATE TEMP TABLE rebuilt AS FROM main.{table}; DROP TABLE main.{table}")
+        connection.execute(definition)
+        connection.execute(f"INSERT INTO main.{table} BY NAME FROM rebuilt; DROP TABLE rebuilt")
+    # A view may rest on another, and a file that was opened again has forgotten the order they were made in.
+    names = {name for name, _ in views}
+    made: set[str] = set()
+    while left := [(name, text) for name, text in views if name not in made]:
+        ready = [one for one in left if not _words(one[1]) & (names - made - {one[0]})]
+        if not ready:
+            raise StoreError(f"the views {', '.join(sorted(names - made))} rest on each other: they are not hwbench's")
+        for name, text in ready:
+            connection.execute(text)
+            made.add(name)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 def _refuse_newer(path: Path, found: int, known: int) -> None:

@@ -39,6 +39,7 @@ from hwbench_mlflow.model import (
     Finding,
     HostInfo,
     SampleSet,
+    Scenario,
     Verdict,
     VerdictState,
 )
@@ -359,6 +360,9 @@ def _what(result: BenchmarkResult) -> Row:
         "output_tokens": work.output_tokens,
         "kv_cache": work.kv_cache,
         "scenario": str(work.scenario),
+        "latency_bound_ms": work.latency_bound_ms,
+        "latency_percentile": work.latency_percentile,
+        "query_size": work.query_size,
         "profile": request.profile.name,
         "ranked": request.ranked,
         "compile_mode": str(work.compile_mode),
@@ -437,6 +441,16 @@ def _samples(run_id: str, result: BenchmarkResult, samples: SampleSet | None) ->
                     "phase": phase,
                     "samples_ns": np.array(values, dtype=np.int64),  # OverflowError past 64 bits
                     "runs_per_sample": per_sample,
+                    # A query of several samples is one latency, however it was run.
+                    "is_latency": per_sample == 1 or result.workload.scenario is Scenario.MULTISTREAM,
+                    **{
+                        name: np.array(values[: len(worker.samples_ns)], dtype=np.int64) if phase == "timed" else None
+                        for name, values in (
+                            ("arrivals_ns", worker.arrivals_ns),
+                            ("starts_ns", worker.starts_ns),
+                            ("ends_ns", worker.ends_ns),
+                        )
+                    },
                 }
             )
     return rows

@@ -304,7 +304,8 @@ class StagedRows:
             connection.execute(f"CREATE OR REPLACE TEMP TABLE e_{name} {sql[sql.index('(') :]}")
         connection.execute(
             "CREATE OR REPLACE TEMP TABLE e_nested (run_id VARCHAR, worker INTEGER, phase VARCHAR, "
-            "samples_ns BIGINT[], runs_per_sample BIGINT)"
+            "samples_ns BIGINT[], runs_per_sample BIGINT, is_latency BOOLEAN, arrivals_ns BIGINT[], "
+            "starts_ns BIGINT[], ends_ns BIGINT[])"
         )
 
     def drop(self) -> None:
@@ -344,10 +345,12 @@ class StagedRows:
         except (duckdb.ConstraintException, duckdb.ConversionException, pa.ArrowException, OverflowError) as error:
             return str(error).splitlines()[0]
         self.connection.execute(
-            """INSERT INTO e_latency_samples
-               SELECT *, CASE WHEN runs_per_sample = 1 THEN sample_ns / 1e6 END FROM (
-                   SELECT run_id, worker, phase, unnest(range(len(samples_ns)))::INTEGER,
-                          unnest(samples_ns) AS sample_ns, runs_per_sample FROM e_nested)"""
+            """INSERT INTO e_latency_samples BY NAME
+               SELECT * EXCLUDE (is_latency), CASE WHEN is_latency THEN sample_ns / 1e6 END AS latency_ms FROM (
+                   SELECT run_id, worker, phase, unnest(range(len(samples_ns)))::INTEGER AS sample,
+                          unnest(samples_ns) AS sample_ns, runs_per_sample, is_latency,
+                          unnest(arrivals_ns) AS arrival_ns, unnest(starts_ns) AS start_ns, unnest(ends_ns) AS end_ns
+                   FROM e_nested)"""
         )
         self.connection.execute("DELETE FROM e_nested")
         return None

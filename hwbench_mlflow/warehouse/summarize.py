@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 CONFIGURATION = (
     "model_name", "platform", "device_id", "device_name", "host_id", "requested_precision", "effective_precision",
-    "batch_size", "sequence_length", "image_size", "scenario", "profile", "compile_mode", "threads", "weights",
+    "batch_size", "sequence_length", "image_size", "scenario", "latency_bound_ms",
+    "latency_percentile", "query_size", "profile", "compile_mode", "threads", "weights",
     "phase", "audio_seconds", "output_tokens", "kv_cache",
 )  # fmt: skip
 """Results that agree in these measured the same thing, and make a trend."""
@@ -99,7 +100,9 @@ def _results(connection: DuckDBPyConnection, table: str, filters: Filters) -> Re
 
 
 def _trends(connection: DuckDBPyConnection, latest: Sequence[Row], filters: Filters) -> list[Trend]:
-    several = sorted((row for row in latest if row["result_count"] > 1), key=lambda row: -row["result_count"])
+    # A server's latencies are of whatever rate that run found: no trend.
+    repeated = (row for row in latest if row["result_count"] > 1 and row["scenario"] != "server")
+    several = sorted(repeated, key=lambda row: -row["result_count"])
     return [trend for row in several[:MAX_TRENDS] if len((trend := _trend(connection, row, filters)).points) > 1]
 
 

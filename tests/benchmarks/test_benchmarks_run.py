@@ -27,6 +27,12 @@ ROWS = {
         "sampler thread, % of one core",
         "whole parent in a window, % of one core",
     ),
+    "load": (
+        "time added inside a query, us",
+        "time added to a turn of the open loop, us",
+        "a query's start after its schedule, median, us",
+        "a query's start after its schedule, p99, us",
+    ),
     "startup": (
         "python -m hwbench_mlflow --help / import click",
         "to the first inference, bert-tiny",

@@ -24,7 +24,7 @@ from hwbench_mlflow.model import (
     SampleSet,
 )
 from hwbench_mlflow.verdict import judge_result
-from tests.honest import honest, resealed
+from tests.honest import honest, honest_multistream, honest_server, resealed
 from tests.warehouse.results import Lab, distinct, write
 
 replace = dataclasses.replace
@@ -132,6 +132,8 @@ def honest_results() -> dict[str, Made]:
         made[name] = change(*distinct(seed))
     for seed, platform in enumerate(PLATFORMS, start=200):
         made[f"on {platform}"] = renamed(*honest(platform), seed)
+    made["server"] = renamed(*honest_server(), 210)
+    made["multistream"] = renamed(*honest_multistream(), 211)
     return made
 
 

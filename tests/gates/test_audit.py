@@ -36,7 +36,7 @@ def test_an_honest_warehouse_passes(lab: Lab, db: Path) -> None:
         "warehouse.schema", "sync.finished", "sync.looked_at_tags", "mirror.fingerprints", "results.orphans",
         "children.orphans", "evidence.replayed", "evidence.kept", "availability.rests_on_probe", "hardware.same",
         "memory.within_device", "samples.counted", "aggregates.recompute", "findings.agree", "time.not_ahead",
-        "numbers.finite",
+        "numbers.finite", "server.recompute",
     }  # fmt: skip
     assert all(o.evaluated for o in found.values())
     derived = again(lab, db)
@@ -69,6 +69,10 @@ BITES: dict[str, tuple[str, str]] = {
     ),
     "aggregates.recompute": (
         "UPDATE latency_samples SET latency_ms = latency_ms * 0.999 " + ONE, "its samples have median",
+    ),
+    "server.recompute": (
+        "UPDATE performance_results SET scenario = 'server', latency_bound_ms = 5, latency_percentile = 99, "
+        "offered_rate_per_s = 9, late_count = 0 " + ONE, "queries lack a time",
     ),
     "findings.agree": ("INSERT INTO verdict_findings VALUES ('{run}', 0, 'r', 'unverified', 'x')", "1 findings and 0"),
     "time.not_ahead": ("UPDATE performance_results SET created_at = '2030-01-01' " + ONE, "after this gate"),

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -25,7 +26,8 @@ from hwbench_mlflow.warehouse.star import Star
 from hwbench_mlflow.warehouse.sync import sync
 from tests.gates.conftest import emulated
 from tests.gates.corpus import HOSTILE, Made, claimed, honest_results, plant, renamed
-from tests.honest import honest
+from tests.honest import honest, honest_server
+from tests.scenario_forgeries import FORGERIES as SCENARIO_FORGERIES
 from tests.test_evidence import EDITS, Logged
 from tests.test_verdict import FORGERIES
 from tests.warehouse.results import Lab, distinct, make_lab
@@ -71,6 +73,16 @@ def results(assignment: str) -> list[str]:
 R = "evidence.rederived"
 BY_HAND: dict[str, Edit] = {
     "the median halved": Edit(results("latency_ms_p50 = latency_ms_p50 / 2"), R, "latency_ms_p50 in"),
+    "a query's latency mended": Edit(
+        ["UPDATE latency_samples SET sample_ns = end_ns - start_ns, latency_ms = (end_ns - start_ns) / 1e6 "
+         "WHERE phase = 'timed' AND run_id = '{run}'"],
+        "server.recompute", "count not from their arrival", start="server",
+    ),
+    "late queries not counted": Edit(results("late_count = late_count + 1"), "server.recompute", "it says 1",
+                                     start="server"),
+    "a rate claimed": Edit(
+        results("offered_rate_per_s = 400, server_rate_per_s = 400"), R, "server_rate_per_s", start="server"
+    ),
     "the throughput doubled": Edit(results("throughput_items_per_s = 2 * throughput_items_per_s"), R, "throughput"),
     "another device's name": Edit(results("device_name = 'NVIDIA H200'"), R, "device_name"),
     "another platform": Edit(results("platform = 'cuda'"), R, "platform"),
@@ -229,6 +241,7 @@ def starts(lab: Lab, seed: int) -> dict[str, Callable[[], str]]:
 
     return {
         "honest": lambda: as_claimed(distinct(seed)),
+        "server": lambda: as_claimed(renamed(*honest_server(), 5000 + seed)),
         "simulated": lambda: lab.add(seed, emulated),
         "unverified": lambda: as_claimed(_without_peak(distinct(seed))),
         "mistagged": lambda: plant(lab, lambda run_id: mistagged(*claimed(*distinct(seed), run_id, lab.key))),
@@ -262,6 +275,9 @@ def field(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Field:
         runs[f"signed {name}"] = plant(lab, lambda run_id, made=made, k=signer: claimed(*made, run_id, k))
     for number, (name, platform, _, _, forge) in enumerate(FORGERIES):
         made = forge(*renamed(*honest(platform), 1000 + number))
+        runs[f"forged {name}"] = plant(lab, lambda run_id, made=made: claimed(*made, run_id, lab.key))
+    for number, (name, make, _, _, _, forge) in enumerate(SCENARIO_FORGERIES):
+        made = forge(*renamed(*make(), 3000 + number))
         runs[f"forged {name}"] = plant(lab, lambda run_id, made=made: claimed(*made, run_id, lab.key))
     for number, (name, edit, _, _) in enumerate(EDITS):
         made = renamed(*honest(), 2000 + number)
@@ -317,6 +333,15 @@ def test_forged_evidence_is_kept_out_for_its_reason(name: str, state: VerdictSta
     assert said.startswith(f"{state}: ")
     # A flag without a reason is refused by the tables before any rule of the verdict is asked.
     assert f"{'table' if name == 'simulated-without-reason' else rule}: " in said
+
+
+@pytest.mark.parametrize("case", SCENARIO_FORGERIES, ids=[f[0] for f in SCENARIO_FORGERIES])
+def test_a_forged_server_or_multistream_is_kept_out(case: Any, field: Field) -> None:
+    name, _, state, rule, reason, _ = case
+    [said] = field.reasons(field.runs[f"forged {name}"], "evidence.verdict")
+    assert said.startswith(f"{state}: ")
+    # What a table's own constraints refuse is refused before any rule of the verdict is asked.
+    assert (f"{rule}: " in said and reason in said) or "table: " in said
 
 
 @pytest.mark.parametrize(("name", "state", "reason"), [(e[0], e[2], e[3]) for e in EDITS], ids=lambda v: str(v)[:20])

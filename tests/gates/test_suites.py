@@ -185,6 +185,7 @@ SPOILT: dict[str, dict[str, Any]] = {
     "performance_results.latency.order": {"latency_ms_p50": 1e6},
     "performance_results.latency.interval": {"latency_ms_p50_ci95_low": 1e6},
     "performance_results.throughput.follows": {"throughput_items_per_s": 1.0},
+    "performance_results.scenario.asked": {"scenario": "server"},
     "performance_results.simulation.said": {"is_simulated": True, "simulation_reason": None},
     "performance_results.evidence.held": {"verdict": "verified", "signature_state": "untrusted"},
     "performance_results.device.asked": {"observed_device": "cuda:0"},

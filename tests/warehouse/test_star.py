@@ -15,6 +15,7 @@ import pytest
 
 from hwbench_mlflow.attest import SigningKey
 from hwbench_mlflow.codec import decode_result, encode
+from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.keystore import load_keyring, revoke, signing_key, trust
 from hwbench_mlflow.metrics import METRICS
 from hwbench_mlflow.model import (
@@ -318,6 +319,50 @@ def test_a_mirror_from_before_the_star_schema_gets_its_results(lab: Lab, db: Pat
     equals_fresh(lab, db)
 
 
+def test_a_warehouse_from_before_the_scenarios_keeps_its_rows_and_takes_a_server_s(lab: Lab, db: Path) -> None:
+    old_rows = "SELECT run_id, sample_ns FROM latency_samples ORDER BY ALL"
+    synced(lab, db)
+    kept = rows(db, old_rows)
+    before = dump(db, STAR)
+    old = db.with_name("old.duckdb")
+    with duckdb.connect(str(old)) as connection:
+        database.migrate(connection, old, upto=2)
+        connection.execute(f"ATTACH '{db}' AS new (READ_ONLY)")
+        for (table,) in connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' AND schema_name = 'main' "
+            "AND table_name <> 'hwbench_migrations'"
+        ).fetchall():
+            columns = ", ".join(
+                f'"{r[0]}"'
+                for r in connection.execute(f"SELECT name FROM pragma_table_info('main.{table}')").fetchall()
+            )
+            connection.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.main.{table}")
+        connection.execute("DETACH new")
+    with database.writer(old):
+        pass
+    assert dump(old, STAR) == before
+    assert rows(old, old_rows) == kept
+    assert rows(old, "SELECT count(*) FROM latest_results") == [(1,)]
+    with duckdb.connect(str(old)) as connection, duckdb.connect(str(db)) as fresh:
+        sql = "SELECT table_name, sql FROM duckdb_tables() WHERE table_name <> 'hwbench_migrations' ORDER BY ALL"
+        assert connection.execute(sql).fetchall() == fresh.execute(sql).fetchall()
+        connection.execute(
+            "UPDATE performance_results SET scenario = 'server', latency_bound_ms = 5, latency_percentile = 99, "
+            "offered_rate_per_s = 9, server_rate_per_s = 9"
+        )
+
+
+def test_a_rebuild_of_a_table_that_is_not_ours_is_refused(db: Path) -> None:
+    with duckdb.connect(str(db)) as connection:
+        database.migrate(connection, db, upto=2)
+        connection.execute("DROP VIEW latest_results; DROP VIEW verified_results; DROP VIEW simulated_results")
+        connection.execute("DROP VIEW unverified_results; DROP TABLE performance_results")
+        connection.execute("CREATE TABLE performance_results (run_id VARCHAR)")
+        with pytest.raises(StoreError, match="not as hwbench made it"):
+            database.migrate(connection, db)
+        assert database.version(connection) < database.latest_version()
+
+
 # --- evidence that is not as it should be -------------------------------------------------------
 
 
@@ -480,7 +525,12 @@ FORBIDDEN = (
     "run_status = 'RUNNING'", "samples_sha256 = NULL", "attestation_sha256 = NULL", "binding_sha256 = NULL",
     "result_sha256 = 'short'", "latency_ms_p50 = 0", "latency_ms_min = -1", "throughput_items_per_s = 0",
     "throughput_items_per_s = NULL", "batch_size = 0", "sample_count = 0", "energy_j = 5",
-    "energy_method = 'counter'", "energy_j = 1, energy_method = 'guess'", "platform = 'tpu'", "scenario = 'server'",
+    "energy_method = 'counter'", "energy_j = 1, energy_method = 'guess'", "platform = 'tpu'", "scenario = 'burst'",
+    "scenario = 'server'", "scenario = 'multistream'", "latency_bound_ms = 5", "query_size = 8",
+    "server_rate_per_s = 9",
+    "scenario = 'server', latency_bound_ms = 5, latency_percentile = 42, offered_rate_per_s = 9",
+    "scenario = 'server', latency_bound_ms = 5, latency_percentile = 99, offered_rate_per_s = 9, "
+    "server_rate_per_s = 10",
     "created_at = NULL", "created_at = started_at - INTERVAL 1 SECOND", "model_id = NULL", "hardware_id = NULL",
     "probe_id = NULL", "stable = NULL", "weights = 'imagined'",
 )  # fmt: skip
