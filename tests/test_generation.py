@@ -15,7 +15,7 @@ from hwbench_mlflow.index import index_of, real_time_factor
 from hwbench_mlflow.model import BenchmarkResult, FailureCategory, Phase, SampleSet, VerdictState, Workload
 from hwbench_mlflow.verdict import judge_result
 from hwbench_mlflow.writing import require_writer
-from tests.honest import honest, resealed
+from tests.honest import as_generation, honest, resealed
 
 MS = 1_000_000
 
@@ -93,16 +93,7 @@ def test_a_phase_without_tokens_may_not_bring_stamps(phase: Phase) -> None:
 
 
 def generated() -> tuple[BenchmarkResult, SampleSet]:
-    """An honest generation: the honest result's samples, each of four tokens."""
-    result, samples = honest()
-    changes: dict[str, Any] = {"phase": Phase.GENERATE, "output_tokens": 4, "kv_cache": True}
-    raw = samples.workers[0]
-    tokens = [part for ns in raw.samples_ns for part in (ns - 3 * (ns // 10) - 50, *[ns // 10] * 3)]
-    samples = replace(samples, workers=(replace(raw, token_ns=tuple(tokens)),))
-    work = replace(result.workload, **changes)
-    request = replace(result.request, workload=replace(result.request.workload, **changes))
-    stats = generation_stats(work, [raw.samples_ns], [tokens])
-    return resealed(replace(result, workload=work, request=request, generation=stats), samples), samples
+    return as_generation(*honest())
 
 
 def _reasons(result: BenchmarkResult, samples: SampleSet) -> tuple[VerdictState, str]:
