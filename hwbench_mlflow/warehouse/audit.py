@@ -246,7 +246,7 @@ RULES: tuple[AuditRule, ...] = (
                           count(*) FILTER (NOT coalesce(end_ns - arrival_ns = sample_ns AND start_ns >= arrival_ns
                                                         AND end_ns > start_ns, false)) AS broken
                    FROM latency_samples l JOIN performance_results p USING (run_id)
-                   WHERE phase = 'timed' AND p.scenario = 'server' GROUP BY l.run_id) s USING (run_id)
+                   WHERE l.phase = 'timed' AND p.scenario = 'server' GROUP BY l.run_id) s USING (run_id)
                WHERE pr.verdict IN ('verified', 'simulated') AND (
                      s.broken > 0 OR s.late IS DISTINCT FROM pr.late_count)""",
     ),

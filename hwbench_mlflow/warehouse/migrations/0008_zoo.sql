@@ -16,10 +16,10 @@ ALTER TABLE performance_results ADD COLUMN tokens_per_s DOUBLE;
 ALTER TABLE performance_results ADD COLUMN real_time_factor DOUBLE;
 
 -- Views keep the columns that they were made with.
-DROP VIEW latest_results;
-DROP VIEW verified_results;
-DROP VIEW simulated_results;
-DROP VIEW unverified_results;
+DROP VIEW IF EXISTS latest_results;
+DROP VIEW IF EXISTS verified_results;
+DROP VIEW IF EXISTS simulated_results;
+DROP VIEW IF EXISTS unverified_results;
 CREATE VIEW verified_results AS FROM performance_results WHERE verdict = 'verified' AND NOT is_simulated;
 CREATE VIEW simulated_results AS FROM performance_results WHERE verdict = 'simulated';
 CREATE VIEW unverified_results AS FROM performance_results WHERE verdict NOT IN ('verified', 'simulated');
