@@ -1,7 +1,7 @@
 """Who says so, and is it unchanged: in-toto Statements in DSSE envelopes, signed Ed25519.
 
 Owns the form of ``hwbench/attestation.dsse.json`` and of public keys; pure functions of bytes, the files are
-:mod:`.keystore`'s. Imports :mod:`.errors` and, for everything cryptographic, securesystemslib and cryptography.
+:mod:`.keystore`'s. Imports :mod:`.errors` and, for everything cryptographic, securesystemslib, cryptography and PyNaCl.
 
 What a signature proves, and what it does not
     A signature proves *who* (the holder of one private key) and *unchanged* (these bytes, since they
@@ -25,19 +25,24 @@ A keyid is securesystemslib's: the SHA-256, in lower-case hex, of the canonical 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from cryptography.exceptions import UnsupportedAlgorithm
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # re-exported, no __all__
 
 from hwbench_mlflow.errors import UsageError
@@ -55,6 +60,8 @@ MAX_ENVELOPE_BYTES = 1 << 20  # ours are about 1 kB; a reader need not parse wha
 MAX_KEY_BYTES = 1 << 16
 
 _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE_BYTES = 64
+_PUBLIC_BYTES = 32
 
 
 # --- Statements ---------------------------------------------------------------------------------
@@ -120,8 +127,70 @@ def make_statement(subjects: Mapping[str, str], predicate_type: str, predicate: 
     return data
 
 
+_HEX = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
+_SOME = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Digest(msgspec.Struct, forbid_unknown_fields=True):
+    sha256: _HEX
+
+
+class _Subject(msgspec.Struct, forbid_unknown_fields=True):
+    digest: _Digest
+    name: _SOME
+
+
+class _Statement(msgspec.Struct, forbid_unknown_fields=True):
+    """Fields in the order of the canonical form. A predicate of texts only: numbers have more than one form."""
+
+    kind: str = msgspec.field(name="_type")
+    predicate: dict[str, str]
+    predicate_type: _SOME = msgspec.field(name="predicateType")
+    subject: Annotated[list[_Subject], msgspec.Meta(min_length=1)]
+
+
+class _Signature(msgspec.Struct, forbid_unknown_fields=True):
+    keyid: _HEX
+    sig: str
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """Fields in the order of the canonical form."""
+
+    payload: str
+    payload_type: str = msgspec.field(name="payloadType")
+    signatures: Annotated[list[_Signature], msgspec.Meta(min_length=1, max_length=1)]
+
+
+_plain_encoder = msgspec.json.Encoder(order="sorted")
+_plain_statement = msgspec.json.Decoder(_Statement)
+_plain_envelope = msgspec.json.Decoder(_Envelope)
+
+T = TypeVar("T")
+
+
+def _plain(data: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """The value of bytes in the form that hwbench writes; None where the long way must say what they are.
+
+    Five times as fast as the long way, and never its better: in printable ASCII without an escape, msgspec writes
+    exactly what :func:`canonical_json` writes, so bytes that come back the same are canonical.
+    """
+    if b"\\" in data or b"\x7f" in data or not data.isascii():
+        return None
+    try:
+        value = decoder.decode(data)
+    except msgspec.DecodeError:
+        return None
+    return value if _plain_encoder.encode(value) == data else None
+
+
 def parse_statement(data: bytes) -> Statement:
     """Read what :func:`make_statement` writes, and nothing else: ValueError says why not."""
+    plain = _plain(data, _plain_statement)
+    if plain is not None and plain.kind == STATEMENT_TYPE:
+        named = {subject.name: subject.digest.sha256 for subject in plain.subject}
+        if len(named) == len(plain.subject):
+            return Statement(MappingProxyType(named), plain.predicate_type, MappingProxyType(plain.predicate))
     value = parse_object(data, "the payload")
     if value.keys() != {"_type", "subject", "predicateType", "predicate"} or value["_type"] != STATEMENT_TYPE:
         raise Malformed("the payload is not an in-toto Statement v1")
@@ -342,7 +411,7 @@ def check(envelope: bytes, keyring: Keyring) -> SignatureCheck:
     ``revoked``: the key is on the list of revoked ones (and, if known, did sign these bytes).
     """
     try:
-        parsed, keyid = _parse_envelope(envelope)
+        payload, signature, keyid = _parse_envelope(envelope)
     except Malformed as error:
         return SignatureCheck(state=SignatureState.CORRUPT, reason=f"The attestation is corrupt: {error}")
     known = keyring.keys.get(keyid)
@@ -359,14 +428,11 @@ def check(envelope: bytes, keyring: Keyring) -> SignatureCheck:
         )
 
     # The signature before its content: nothing is read from bytes that a known key did not sign.
-    if known is not None:
-        try:
-            parsed.verify([known.key], 1)
-        except UnverifiedSignatureError:
-            reason = f"The signature is not {known.name}'s (key {keyid[:16]}) over these bytes: they were changed"
-            return answer(SignatureState.INVALID, reason)
+    if known is not None and not _verified(known, keyid, signature, payload):
+        reason = f"The signature is not {known.name}'s (key {keyid[:16]}) over these bytes: they were changed"
+        return answer(SignatureState.INVALID, reason)
     try:
-        statement = parse_statement(parsed.payload)
+        statement = parse_statement(payload)
     except Malformed as error:
         return answer(SignatureState.CORRUPT, f"The attestation is corrupt: {error}")
     if revocation is not None:
@@ -378,10 +444,43 @@ def check(envelope: bytes, keyring: Keyring) -> SignatureCheck:
     return answer(SignatureState.TRUSTED, f"Signed by {known.name} (key {keyid[:16]})", statement)
 
 
-def _parse_envelope(data: bytes) -> tuple[Envelope, str]:
-    """The envelope and the keyid of its only signature. Raises :class:`Malformed`."""
+def _verified(known: TrustedKey, keyid: str, signature: bytes, payload: bytes) -> bool:
+    """Whether that key signed the payload. What is signed is DSSE's pre-authentication encoding.
+
+    libsodium is asked first: it takes less than half of OpenSSL's time, and knows fewer signatures for good (no keys
+    or points of small order), so its yes is OpenSSL's yes. Its no is OpenSSL's to say.
+    """
+    if known.key.keyid != keyid or (known.key.keytype, known.key.scheme) != ("ed25519", "ed25519"):
+        return False
+    signed = b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+    public = bytes.fromhex(known.key.keyval["public"])
+    if len(signature) == _SIGNATURE_BYTES and len(public) == _PUBLIC_BYTES:
+        try:
+            return crypto_sign_open(signature + signed, public) == signed
+        except BadSignatureError:
+            pass
+    try:
+        _openssl_key(public).verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _openssl_key(public: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public)
+
+
+def _parse_envelope(data: bytes) -> tuple[bytes, bytes, str]:
+    """The payload, the only signature and its keyid. Raises :class:`Malformed`."""
     if len(data) > MAX_ENVELOPE_BYTES:
         raise Malformed(f"it is larger than {MAX_ENVELOPE_BYTES} bytes")
+    plain = _plain(data, _plain_envelope)
+    if plain is not None and plain.payload_type == PAYLOAD_TYPE:
+        [one] = plain.signatures
+        payload, signature = _from_base64(plain.payload), _from_base64(one.sig)
+        if payload is not None and signature is not None:
+            return payload, signature, one.keyid
     value = parse_object(data, "it")
     if value.keys() != {"payload", "payloadType", "signatures"} or not isinstance(value["payload"], str):
         raise Malformed("it is not a DSSE envelope")
@@ -390,15 +489,24 @@ def _parse_envelope(data: bytes) -> tuple[Envelope, str]:
     signatures = value["signatures"]
     if not isinstance(signatures, list) or len(signatures) != 1:
         raise Malformed("it has not exactly one signature")
-    signature = signatures[0]
-    if not isinstance(signature, dict) or signature.keys() != {"keyid", "sig"}:
+    found = signatures[0]
+    if not isinstance(found, dict) or found.keys() != {"keyid", "sig"}:
         raise Malformed("its signature is not a keyid and a sig")
-    keyid = signature["keyid"]
-    if not isinstance(keyid, str) or not _HEX_SHA256.fullmatch(keyid) or not isinstance(signature["sig"], str):
+    keyid = found["keyid"]
+    if not isinstance(keyid, str) or not _HEX_SHA256.fullmatch(keyid) or not isinstance(found["sig"], str):
         raise Malformed("its signature is not a keyid and a sig")
     try:
         envelope = Envelope.from_dict(value)
     except ValueError as error:  # binascii.Error is one
         raise Malformed("it is not base64") from error
     _require_canonical(envelope.to_dict(), data, "it")
-    return envelope, keyid
+    return envelope.payload, bytes.fromhex(envelope.signatures[keyid].signature), keyid
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The bytes of text in the one form that encodes them; None for any other."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return None
+    return data if base64.b64encode(data) == text.encode() else None

@@ -19,6 +19,7 @@ from hwbench_mlflow.errors import CorruptEvidence
 from hwbench_mlflow.model import SCHEMA_VERSION, BenchmarkResult, SampleSet
 
 T = TypeVar("T")
+V = TypeVar("V", BenchmarkResult, SampleSet)
 
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 _making = threading.Lock()
@@ -68,11 +69,21 @@ class _Version(msgspec.Struct):
     schema_version: int
 
 
-def _versioned(data: bytes, kind: type[T]) -> T:
+def _versioned(data: bytes, kind: type[V]) -> V:
     try:
-        version = msgspec.json.decode(data, type=_Version).schema_version
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptEvidence(f"not a {kind.__name__}: {error}") from error
+        value = decode(data, kind)
+    except CorruptEvidence as error:
+        _require_version(data, kind)  # of another version: that says more than what this one makes of it
+        raise error
+    _require_version(data, kind, value.schema_version)
+    return value
+
+
+def _require_version(data: bytes, kind: type, version: int | None = None) -> None:
+    if version is None:
+        try:
+            version = msgspec.json.decode(data, type=_Version).schema_version
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CorruptEvidence(f"not a {kind.__name__}: {error}") from error
     if version != SCHEMA_VERSION:
         raise CorruptEvidence(f"schema version {version}; this hwbench reads version {SCHEMA_VERSION}")
-    return decode(data, kind)

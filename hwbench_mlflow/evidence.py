@@ -58,18 +58,25 @@ class RunIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A verdict and what it rests on. ``result`` and ``samples`` are None where they cannot be read."""
+    """A verdict and what it rests on. ``result`` and ``samples`` are None where they cannot be read.
+
+    ``digests`` holds the SHA-256 of every file that was given; ``index`` is what the result makes of itself, where a
+    run was held against it.
+    """
 
     verdict: Verdict
+    digests: Mapping[str, str]
     result: BenchmarkResult | None = None
     samples: SampleSet | None = None
     signature: SignatureCheck | None = None
+    index: ResultIndex | None = None
 
 
 @dataclass(slots=True)
 class _Case:
-    """What one judgement gathers."""
+    """What one judgement gathers. ``digests`` are of the files, each of which is hashed once."""
 
+    digests: Mapping[str, str]
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, rule: str, effect: VerdictState, reason: str) -> None:
@@ -83,8 +90,8 @@ def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring
     of it, or None for a result that is in no store yet (a file made by ``--out``). Never raises for bad
     evidence: that is a verdict too.
     """
-    case = _Case()
-    result = samples = signature = None
+    case = _Case({name: sha256(data) for name, data in artifacts.items()})
+    result = samples = signature = expected = None
     if RESULT_FILE not in artifacts:
         case.add("files", UNVERIFIED, f"{FOLDER}/{RESULT_FILE} is missing")
     else:
@@ -100,11 +107,14 @@ def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring
         if run is not None:
             _bound(case, artifacts, run, keyring)
             if result is not None and not absurd:
-                expected = index_of(result, sha256(artifacts[RESULT_FILE]), measured or Verdict(state=UNVERIFIED))
+                expected = index_of(result, case.digests[RESULT_FILE], measured or Verdict(state=UNVERIFIED))
                 _indexed(case, run, expected, measured)
     except ArithmeticError as error:
         case.add("shape", CONTRADICTED, f"{RESULT_FILE} holds numbers that cannot be computed with: {error}")
-    return Judgement(verdict=combine(case.findings), result=result, samples=samples, signature=signature)
+    return Judgement(
+        verdict=combine(case.findings), digests=case.digests, result=result, samples=samples, signature=signature,
+        index=expected,
+    )  # fmt: skip
 
 
 def _decoded(case: _Case, artifacts: Mapping[str, bytes]) -> tuple[BenchmarkResult | None, SampleSet | None]:
@@ -117,7 +127,7 @@ def _decoded(case: _Case, artifacts: Mapping[str, bytes]) -> tuple[BenchmarkResu
     if raw is None:
         case.add("files", UNVERIFIED, f"{FOLDER}/{SAMPLES_FILE} is missing")
         return result, None
-    if sha256(raw) != result.samples_sha256:
+    if case.digests[SAMPLES_FILE] != result.samples_sha256:
         case.add("digests", CONTRADICTED, f"{SAMPLES_FILE} is not the file that {RESULT_FILE} was made from")
     try:
         return result, decode_samples(raw)
@@ -141,7 +151,7 @@ def _signed(
         case.add("signature", CONTRADICTED, "what was signed is not a benchmark result")
     subjects = dict(found.statement.subjects)
     # A file that is missing was said above, and proves nothing either way; one that is there must be the signed one.
-    other = any(subjects.get(name) != sha256(artifacts[name]) for name in SIGNED_FILES if name in artifacts)
+    other = any(subjects.get(name) != case.digests[name] for name in SIGNED_FILES if name in artifacts)
     if other or subjects.keys() != set(SIGNED_FILES):
         case.add("signature", CONTRADICTED, "what was signed are not these files")
     elif result is not None and found.statement.predicate.get("result_id") != result.result_id:
@@ -154,7 +164,7 @@ def _bound(case: _Case, artifacts: Mapping[str, bytes], run: RunIndex, keyring: 
         case.add("run", UNVERIFIED, f"the run is {run.status}, not FINISHED")
     if RESULT_FILE not in artifacts:
         return
-    digest, param = sha256(artifacts[RESULT_FILE]), run.params.get(DIGEST_PARAM)
+    digest, param = case.digests[RESULT_FILE], run.params.get(DIGEST_PARAM)
     if param is None:
         case.add("binding", UNVERIFIED, f"the run has no param {DIGEST_PARAM}")
     elif param != digest:
@@ -231,6 +241,8 @@ def _tags(
 def _points(expected: ResultIndex, found: Mapping[str, Sequence[float]]) -> Iterator[tuple[VerdictState, str]]:
     for name, value in expected.metrics.items():
         points = found.get(name, ())
+        if len(points) == 1 and points[0] == value:
+            continue
         if not points:
             yield UNVERIFIED, f"metric {name} is missing"
         elif any(point != value for point in points):

@@ -30,6 +30,18 @@ OPTIONAL_TAGS = frozenset({"simulation_reason", "hwbench.noise"})
 """Tags that only some results have: on another run they are a contradiction."""
 
 
+TAGS = frozenset(
+    {
+        "hardware", "hardware_available", "availability_verified", "is_simulated", VERDICT_TAG, "model",
+        *(f"hwbench.{name}" for name in (
+            "role", "result_id", "schema_version", "device_name", "precision", "scenario", "profile", "ranked",
+            "weights", "host", "stable", "reasons",
+        )),
+    }
+) | OPTIONAL_TAGS  # fmt: skip
+"""Every tag that hwbench puts on a result: what else a run has, somebody else has put there."""
+
+
 def index_of(result: BenchmarkResult, result_sha256: str, verdict: Verdict) -> ResultIndex:
     """The index of ``result``, whose ``result.json`` has that digest."""
     return ResultIndex(params=_params(result, result_sha256), metrics=_metrics(result), tags=_tags(result, verdict))

@@ -31,6 +31,8 @@ from types import MappingProxyType
 import filelock
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # re-exported, no __all__
 
@@ -101,6 +103,20 @@ def existing_key(home: Path | None = None) -> SigningKey | None:
     home = home or default_home()
     with _io(home):
         return _current(home)
+
+
+def derived_key(purpose: bytes, home: Path | None = None) -> bytes | None:
+    """32 bytes that only who holds this machine's signing key can make, for one purpose: HKDF-SHA256 (RFC 5869) of the
+    private key. None if there is no key or it was revoked: who else may have it is unknown. Raises as
+    :func:`signing_key` does, and makes nothing."""
+    home = home or default_home()
+    with _io(home):
+        key = _current(home)
+        if key is None or key.keyid in load_keyring(home).revoked:
+            return None
+    private = load_pem_private_key(key.signer.private_bytes, password=None)
+    assert isinstance(private, Ed25519PrivateKey)
+    return HKDF(SHA256(), length=32, salt=None, info=purpose).derive(private.private_bytes_raw())
 
 
 def make_key(home: Path | None = None, *, rotate: bool = False) -> SigningKey:

@@ -44,6 +44,11 @@ class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+    INT8 = "int8"
+
+
+DEFAULT_PRECISION = {Platform.QNN: Precision.FP16}
+"""Where no precision is asked for: fp32, except on platforms that have no fp32 arithmetic."""
 
 
 class Scenario(StrEnum):

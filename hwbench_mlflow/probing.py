@@ -25,7 +25,8 @@ import msgspec
 
 from hwbench_mlflow import host
 from hwbench_mlflow.backends.base import Backend
-from hwbench_mlflow.model import Availability, AvailabilityStatus, Platform
+from hwbench_mlflow.model import Availability, AvailabilityStatus, FailureCategory, Platform
+from hwbench_mlflow.remedies import suggested
 
 _GRACE_S = 5
 """How much longer than its limit a child lives if its parent died and cannot end it."""
@@ -138,8 +139,12 @@ def _failed(platform: Platform, reason: str, *, hang: bool = False) -> Availabil
 
 
 def _stamp(answer: Availability, started_at: str, duration_ns: int) -> Availability:
+    answer = consistent(answer)
+    if answer.status is not AvailabilityStatus.AVAILABLE:
+        category = FailureCategory(answer.status.lower())
+        answer = dataclasses.replace(answer, remedy=suggested(category, answer.remedy))
     return dataclasses.replace(
-        consistent(answer),
+        answer,
         probe_id=uuid.uuid4().hex,
         started_at=started_at,
         duration_ns=duration_ns,

@@ -8,6 +8,7 @@ demands that stored aggregates recompute exactly.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 from hwbench_mlflow.model import Aggregates, Conditions
@@ -112,7 +113,7 @@ def aggregate(
         min_ms=ordered[0] / NS_PER_MS,
         max_ms=ordered[-1] / NS_PER_MS,
         iqr_ms=_iqr(ordered) / NS_PER_MS,
-        stdev_ms=math.sqrt(math.fsum((v - mean) ** 2 for v in ordered) / (n - 1)) / NS_PER_MS if n > 1 else None,
+        stdev_ms=math.sqrt(_squares(ordered, mean) / (n - 1)) / NS_PER_MS if n > 1 else None,
         p50_ms=_ms(percentile(ordered, 50)),
         p90_ms=_ms(percentile(ordered, 90)),
         p95_ms=_ms(percentile(ordered, 95)),
@@ -132,6 +133,12 @@ def is_flat(blocks: Sequence[float], window: int = 3, tolerance: float = 0.02) -
         return False
     last = blocks[-window:]
     return max(last) - min(last) <= tolerance * median(last)
+
+
+def _squares(values: Sequence[float], mean: float) -> float:
+    """The sum of the squared deviations. By ``*``, which IEEE rounds one way; ``**`` is the C library's pow."""
+    off = [value - mean for value in values]
+    return math.fsum(map(operator.mul, off, off))
 
 
 def _ms(value: float | None) -> float | None:

@@ -47,10 +47,11 @@ class Results:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """One configuration over time: medians in ms with their 95% interval, oldest first; of ``row`` the last one."""
+    """One configuration over time: medians in ms, their 95% interval and whether they are stable, oldest first; of
+    ``row`` the last one."""
 
     row: Row
-    points: Sequence[tuple[datetime, float, float | None, float | None]]
+    points: Sequence[tuple[datetime, float, float | None, float | None, bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

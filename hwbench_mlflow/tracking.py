@@ -38,6 +38,7 @@ from hwbench_mlflow.model import (
     VerdictState,
 )
 from hwbench_mlflow.note import devices_note, escape, failure_note, result_note
+from hwbench_mlflow.remedies import suggested
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -421,7 +422,7 @@ def failure_of(
         schema_version=SCHEMA_VERSION,
         category=category,
         reason=str(error.args[0]) if error.args else str(error),
-        remedy=getattr(error, "remedy", None),
+        remedy=suggested(category, getattr(error, "remedy", None)),
         request=request,
         availability=getattr(error, "availability", None),
         host=host,

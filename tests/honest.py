@@ -14,6 +14,7 @@ from typing import Any
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.model import (
+    DEFAULT_PRECISION,
     PROFILES,
     Availability,
     AvailabilityStatus,
@@ -65,12 +66,13 @@ DEVICES = {
     Platform.CUDA: Device(platform=Platform.CUDA, id="cuda:0", name="Test GPU", vendor="NVIDIA", uuid="GPU-1"),
     Platform.OPENVINO: Device(platform=Platform.OPENVINO, id="CPU", name="Test CPU", vendor="Test"),
     Platform.MPS: Device(platform=Platform.MPS, id="mps", name="Test Apple GPU", vendor="Apple"),
+    Platform.QNN: Device(platform=Platform.QNN, id="htp", name="Test Hexagon", vendor="Qualcomm"),
     Platform.WEBGPU: Device(platform=Platform.WEBGPU, id="adapter", name="test adapter", vendor="test"),
     Platform.WEBNN: Device(platform=Platform.WEBNN, id="cpu", name="Test CPU", vendor="Test"),
 }
 
 
-def witness(platform: Platform) -> ExecutionWitness:
+def witness(platform: Platform) -> ExecutionWitness:  # noqa: PLR0911  # one return a platform
     base = ExecutionWitness(wall_ns=WINDOW_NS, process_cpu_ns=round(1.9 * WINDOW_NS), threads=2, run_delay_ns=0)
     if platform is Platform.CUDA:
         return dataclasses.replace(
@@ -90,6 +92,11 @@ def witness(platform: Platform) -> ExecutionWitness:
             base, process_cpu_ns=WINDOW_NS // 100, helper_cpu_ns=round(1.9 * WINDOW_NS), kernel_count=1,
             device_identity="Test CPU", placement={"WebNNExecutionProvider": 1},
         )  # fmt: skip
+    if platform is Platform.QNN:
+        return dataclasses.replace(
+            base, process_cpu_ns=WINDOW_NS // 100, kernel_count=1, device_identity="Test Hexagon",
+            placement={"QNNExecutionProvider": 1}, executed_precisions={"fp16": 17},
+        )  # fmt: skip
     if platform is Platform.MPS:
         return dataclasses.replace(base, device_memory_peak_bytes=10_000_000)
     return base
@@ -106,14 +113,15 @@ def output(nonce: str, slot: int, phase: str) -> OutputCheck:
 def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSet]:
     """A ``quick`` run of one worker on that platform. Its verdict is ``verified``."""
     device = DEVICES[platform]
-    workload = Workload(model="bert-tiny", sequence_length=128)
+    precision = DEFAULT_PRECISION.get(platform, Precision.FP32)
+    workload = Workload(model="bert-tiny", sequence_length=128, precision=precision)
     samples = SampleSet(
         schema_version=1,
         result_id="ab" * 16,
         workers=(WorkerSamples(index=0, warmup_ns=(12 * MS,) * 9, samples_ns=SAMPLES),),
     )
     conditions = Conditions(load_before=0.1, load_after=0.2, steal_fraction=0.0, foreign_cpu_fraction=0.01)
-    facts = SessionFacts(device=device, effective_precision=Precision.FP32, threads=2, load_ns=5 * MS, compile_ns=None)
+    facts = SessionFacts(device=device, effective_precision=precision, threads=2, load_ns=5 * MS, compile_ns=None)
     worker = WorkerRecord(
         index=0, pid=4242, nonce="aa" * 16, facts=facts, import_ns=2 * SECOND, first_inference_ns=20 * MS,
         warmup_count=9, warmup_flat=True, sample_count=len(SAMPLES), runs_per_sample=1, window_ns=WINDOW_NS,
@@ -136,8 +144,8 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
         finished_at="2026-11-01T10:00:30+00:00",
         monotonic_ns=30 * SECOND,
         request=RunRequest(
-            platform=platform, device=None, workload=Workload(model="bert-tiny"), profile=PROFILES["quick"],
-            threads=None, backend="tests:none",
+            platform=platform, device=None, workload=Workload(model="bert-tiny", precision=precision),
+            profile=PROFILES["quick"], threads=None, backend="tests:none",
         ),
         availability=Availability(
             platform=platform, status=AvailabilityStatus.AVAILABLE, reason="it computed", devices=(device,),
@@ -156,9 +164,10 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
             weight_bytes=17_600_000, weights_source=WeightsSource.RANDOM, weights_sha256="1" * 64,
         ),
         workload=workload,
-        effective_precision=Precision.FP32,
+        effective_precision=precision,
         host=HostInfo(
-            hostname="made-by-a-test", host_id="test", os="Linux", kernel="6", machine="x86_64", cpu_name="Test CPU",
+            hostname="made-by-a-test", host_id="test", os="Linux", kernel="6",
+            machine="aarch64" if platform is Platform.QNN else "x86_64", cpu_name="Test CPU",
             cpu_count_logical=2, cpu_count_physical=2, memory_bytes=16_000_000_000, boot_id=BOOT, virtualization=None,
             python="3.11", packages={}, git_commit=None, git_dirty=None,
         ),
@@ -169,7 +178,7 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
         is_simulated=False,
         simulation_reason=None,
         calibration=Calibration(
-            device_id=device.id, device_uuid=device.uuid, precision=Precision.FP32, peak_flops_per_s=1e11,
+            device_id=device.id, device_uuid=device.uuid, precision=precision, peak_flops_per_s=1e11,
             source="measured", dim=1024, repeats=9,
         ),
         energy=Energy(joules=700.0, method=EnergyMethod.COUNTER, scope="device GPU-1")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 import yaml
 
 from hwbench_mlflow.cli.main import COMMANDS, root
 from tests.commands import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "benchmark.yml"
+PERFORMANCE = ROOT / ".github" / "workflows" / "performance.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 
 
@@ -40,12 +43,27 @@ def test_the_workflow_measures_mirrors_gates_and_reports_in_that_order() -> None
             ours(line)
 
 
-def test_no_step_of_the_workflow_may_fail_unseen() -> None:
-    text = WORKFLOW.read_text()
+@pytest.mark.parametrize(
+    ("path", "job"), [(WORKFLOW, "benchmark"), (PERFORMANCE, "compare")], ids=["benchmark", "compare"]
+)
+def test_no_step_of_a_workflow_may_fail_unseen(path: Path, job: str) -> None:
+    text = path.read_text()
     assert "continue-on-error" not in text
     assert "|| true" not in text
     # Inputs reach the shell as variables only: one that held a command would run it otherwise.
-    assert not [step["run"] for step in steps() if "${{" in step.get("run", "")]
+    assert not [step["run"] for step in yaml.safe_load(text)["jobs"][job]["steps"] if "${{" in step.get("run", "")]
+
+
+def test_a_pull_request_is_compared_and_what_it_regressed_fails_the_job() -> None:
+    commands = [
+        step["run"] for step in yaml.safe_load(PERFORMANCE.read_text())["jobs"]["compare"]["steps"] if "run" in step
+    ]
+    lines = [line.replace('"$REGRESSION"', "10%") for line in commands if line.startswith("hwbench ")]
+    for line in lines:
+        ours(line)
+    assert [line.split()[1] for line in lines] == ["sync", "gate", "compare", "regressions"]
+    assert "--fail-on-regression" in lines[2]
+    assert "--allow-ambiguous" not in lines[2]
 
 
 def test_the_hook_is_the_gate_and_fails_with_it() -> None:

@@ -71,6 +71,7 @@ def test_json_is_one_object_with_a_version_and_says_what_is_verified(answered: l
     assert cpu["devices"][0]["emulation_reason"]
     assert (cuda["platform"], cuda["status"], cuda["verified"]) == ("cuda", "NO_DRIVER", False)
     assert cuda["remedy"] == "Install NVIDIA's driver"
+    assert set(cuda["plan"]) == {"hardware", "driver", "package", "rent", "why"}
 
 
 def _table(*answers: Availability, width: int = 80) -> str:
@@ -88,6 +89,7 @@ def test_the_table_is_plain_text_of_80_columns_with_reason_and_remedy() -> None:
         "NO_DRIVER",
         "[error 12]",
         "-> Install NVIDIA's driver",
+        "rent: AWS g6 (L4), p5 (H100);",
         "fake:0: hwbench fake device",
         "emulated:",
     ):
@@ -127,15 +129,22 @@ def test_log_hands_the_answers_to_tracking(answered: list[Any], monkeypatch: pyt
 
 
 def test_nothing_but_data_on_standard_output_for_real() -> None:
+    """Whatever is installed here, and whatever the vendors' libraries print."""
     result = _run("--json", "--platform", "webnn", "--platform", "qnn")
-    assert [p["status"] for p in json.loads(result.stdout)["platforms"]] == ["NOT_INSTALLED", "NOT_INSTALLED"]
+    document = json.loads(result.stdout)
+    assert [p["platform"] for p in document["platforms"]] == ["webnn", "qnn"]
+    assert all(p["status"] in set(AvailabilityStatus) and p["reason"] for p in document["platforms"])
     assert result.stderr == ""
 
 
 def test_the_availability_report_is_written_as_markdown_and_html(answered: list[Any], tmp_path: Path) -> None:
     done = _run("--platform", "cpu", "--platform", "cuda", "--html", f"{tmp_path}/d.html", "--markdown", "-")
     assert done.exit_code == 0
-    cpu, cuda = done.stdout.splitlines()[6:]
+    lines = done.stdout.splitlines()
+    cpu, cuda = lines[6:8]
+    assert "## What would make the others available" in lines
+    assert [line.split(" | ")[0] for line in lines if "AWS" in line] == ["| cpu", "| cuda"]  # one is simulated
+    assert "p5 \\(H100\\)" in done.stdout
     assert cpu.startswith("| cpu | AVAILABLE | yes | fake:0: hwbench fake device \\(SIMULATED:")
     assert (
         cuda
@@ -145,6 +154,7 @@ def test_the_availability_report_is_written_as_markdown_and_html(answered: list[
     assert "2 platforms, 1 with a verified device" in page
     assert "Install NVIDIA&#39;s driver" in page
     assert "SIMULATED: " in page
+    assert "NCads_H100_v5" in page
     assert "script" not in page
 
 

@@ -103,7 +103,7 @@ WRONG = [
     (("--batch-size", "2,2"), "each is given once", ""),
     (("--threads", "abc"), "'abc' is not a valid integer", ""),
     (("--hardware", "cuba"), "'cuba' is not one of", "'cpu', 'cuda', 'rocm', 'mps', 'openvino'"),
-    (("--precision", "int4"), "'int4' is not one of", "'fp32', 'bf16', 'fp16'"),
+    (("--precision", "int4"), "'int4' is not one of", "'fp32', 'bf16', 'fp16', 'int8'"),
     (("--profile", "soon"), "'soon' is not one of", "'standard'"),
     (("--model", "no-such-model"), "'no-such-model' is neither a known model nor a folder", "Known: bert, bert-tiny"),
     (("--sequence-length", "100000"), "100000", ""),

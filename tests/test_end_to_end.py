@@ -26,6 +26,7 @@ from hwbench_mlflow.bundle import read_bundle, write_bundle
 from hwbench_mlflow.cli.push import push
 from hwbench_mlflow.cli.verify import verify
 from hwbench_mlflow.codec import decode_result, encode
+from hwbench_mlflow.errors import ExitCode
 from hwbench_mlflow.keystore import load_keyring
 from hwbench_mlflow.metrics import METRICS
 from tests import troubled
@@ -590,7 +591,10 @@ def test_a_forged_file_becomes_a_failed_run_without_a_number(bundle: Path, store
     faster = replace(result, aggregates=replace(result.aggregates, p50_ms=result.aggregates.p50_ms / 10))
     write_bundle(tmp_path / "forged.json", {**files, evidence.RESULT_FILE: encode(faster)})
     done = pushed(tmp_path / "forged.json")
-    assert "(contradicted)" in done.output
+    assert done.exit_code == ExitCode.REFUSED
+    assert "(contradicted)" in done.stdout
+    told = f"hwbench: contradicted by its own evidence: {tmp_path / 'forged.json'}. `hwbench verify FILE` says why\n"
+    assert done.stderr == told
     (run,) = _search(store_uri)
     assert (run.info.status, run.data.metrics) == ("FAILED", {})
     assert run.data.tags["verdict"] == "contradicted"

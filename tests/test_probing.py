@@ -144,7 +144,7 @@ GRANTING = {
 }
 
 
-def test_no_environment_variable_and_no_program_on_the_path_grants_hardware(
+def test_no_variable_no_program_on_the_path_and_no_module_of_a_vendor_s_name_grants_hardware(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [p for p in Platform if p not in (Platform.CPU, Platform.OPENVINO)]
@@ -154,7 +154,11 @@ def test_no_environment_variable_and_no_program_on_the_path_grants_hardware(
         script.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1234)'\n")
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    for name, value in GRANTING.items():
+    for module in ("qnn", "amdsmi", "tensorrt", "webgpu"):
+        (tmp_path / f"{module}.py").write_text("AVAILABLE = True\n")
+    for name, value in {**GRANTING, "PYTHONPATH": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     dressed = probing.probe_isolated(asked)
     assert [a.status for a in dressed] == [a.status for a in plain]
+    assert [a.devices for a in dressed] == [a.devices for a in plain]
+    assert [a.verified for a in dressed] == [a.verified for a in plain]

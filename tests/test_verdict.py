@@ -70,7 +70,7 @@ def emulated(result: BenchmarkResult) -> BenchmarkResult:
 
 C, U, S = VerdictState.CONTRADICTED, VerdictState.UNVERIFIED, VerdictState.SIMULATED
 CPU, CUDA, OV, MPS = Platform.CPU, Platform.CUDA, Platform.OPENVINO, Platform.MPS
-GPU, NN = Platform.WEBGPU, Platform.WEBNN
+GPU, NN, QNN = Platform.WEBGPU, Platform.WEBNN, Platform.QNN
 
 
 def another_webnn_device(result: BenchmarkResult) -> BenchmarkResult:
@@ -98,6 +98,24 @@ def slow_tokens_dropped(result: BenchmarkResult, samples: SampleSet) -> tuple[Be
     raw = replace(samples.workers[0], token_ns=samples.workers[0].token_ns[:-4])
     samples = replace(samples, workers=(raw,))
     return resealed(result, samples), samples
+
+
+def in_int8(result: BenchmarkResult) -> BenchmarkResult:
+    asked = replace(result.request, workload=replace(result.request.workload, precision=Precision.INT8))
+    facts = replace(result.workers[0].facts, effective_precision=Precision.INT8)
+    assert result.calibration is not None
+    return with_worker(
+        replace(
+            result, request=asked, workload=replace(result.workload, precision=Precision.INT8),
+            effective_precision=Precision.INT8, calibration=replace(result.calibration, precision=Precision.INT8),
+        ),
+        facts=facts,
+    )  # fmt: skip
+
+
+def renamed(result: BenchmarkResult) -> BenchmarkResult:
+    """An AMD GPU that its runtime was told to call another one."""
+    return replace(result, device=replace(result.device, details={verdict.ROCM_OVERRIDE: "10.3.0"}))
 
 
 FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
@@ -183,6 +201,18 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
     ("webnn-cpu-unread", NN, U, "execution", lambda r, s: (with_witness(r, helper_cpu_ns=None), s)),
     ("webnn-too-much-cpu", NN, C, "execution", lambda r, s: (with_witness(r, helper_cpu_ns=9 * WINDOW_NS), s)),
     ("webnn-npu", NN, U, "execution", lambda r, s: (another_webnn_device(r), s)),
+    ("qnn-unplaced", QNN, U, "execution", lambda r, s: (with_witness(r, placement={}), s)),
+    ("qnn-by-onnxruntime-s-cpu", QNN, C, "execution",
+     lambda r, s: (with_witness(r, placement={"CPUExecutionProvider": 44}), s)),
+    ("qnn-partly-by-the-cpu", QNN, C, "execution",
+     lambda r, s: (with_witness(r, placement={"QNNExecutionProvider": 1, "CPUExecutionProvider": 1}), s)),
+    ("qnn-other-device", QNN, C, "execution", lambda r, s: (with_witness(r, device_identity="Hexagon v68"), s)),
+    ("qnn-emulator-called-real", QNN, C, "execution",
+     lambda r, s: (replace(r, host=replace(r.host, machine="x86_64")), s)),
+    ("qnn-precision-unread", QNN, U, "execution", lambda r, s: (with_witness(r, executed_precisions={}), s)),
+    ("qnn-int8-in-part", QNN, C, "execution", lambda r, s: (in_int8(with_witness(r, executed_precisions={
+        "int8": 16, "fp16": 1})), s)),
+    ("rocm-renamed", CUDA, U, "device", lambda r, s: (renamed(r), s)),
     ("faster-than-peak", CPU, C, "roofline", lambda r, s: (replace(r, model=replace(r.model, flops=10**13)), s)),
     ("no-peak", CPU, U, "roofline", lambda r, s: (replace(r, calibration=None), s)),
     ("flops-not-counted", CPU, U, "roofline", lambda r, s: (replace(r, model=replace(r.model, flops=0)), s)),
@@ -209,7 +239,7 @@ FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("platform", [CPU, CUDA, OV, MPS, GPU, NN])
+@pytest.mark.parametrize("platform", [CPU, CUDA, OV, MPS, GPU, NN, QNN])
 def test_an_honest_result_is_verified(platform: Platform) -> None:
     found = judge_result(*honest(platform))
     assert found.reasons == ()

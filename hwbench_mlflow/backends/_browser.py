@@ -51,6 +51,9 @@ ARGUMENTS = (
     "--no-first-run", "--no-default-browser-check", "--disable-extensions",
 )  # fmt: skip
 
+OLDEST = 113
+"""The first Chromium with WebGPU, and with the module workers and isolated pages that this page needs."""
+
 START_TIMEOUT_MS = 60_000
 ANSWER_TIMEOUT_MS = 600_000
 
@@ -278,7 +281,12 @@ def open_page(arguments: Sequence[str]) -> Iterator[Page]:
         ) from error
     sandbox = () if sys.platform != "linux" or os.geteuid() != 0 else ("--no-sandbox",)
     with contextlib.ExitStack() as stack:
-        server = Server()
+        try:
+            server = Server()
+        except OSError as error:
+            raise BenchmarkFailed(
+                f"no port on loopback for the page: {one_line(error)}", FailureCategory.CRASH
+            ) from error
         stack.callback(server.close)
         server.files.folders = {".": page_files, "./ort": runtime}
         try:
@@ -292,6 +300,7 @@ def open_page(arguments: Sequence[str]) -> Iterator[Page]:
                 handle_sigterm=False,
             )
             stack.callback(_close, browser)
+            _require_new(executable, browser.version)
             system = browser.new_browser_cdp_session().send("SystemInfo.getInfo")
             page = browser.new_page()
             page.goto(server.url, timeout=START_TIMEOUT_MS)
@@ -308,6 +317,16 @@ def open_page(arguments: Sequence[str]) -> Iterator[Page]:
                 "the page is not cross-origin isolated: its clock is too coarse", FailureCategory.CRASH
             )
         yield opened
+
+
+def _require_new(executable: Path, version: str) -> None:
+    """Raises :class:`BrowserMissing` for a browser that is too old to ask anything of."""
+    major = version.partition(".")[0]
+    if not major.isdigit() or int(major) < OLDEST:
+        raise BrowserMissing(
+            f"{executable} is Chromium {version}; {OLDEST} is the oldest that will do",
+            "Update it, or name another one with --browser",
+        )
 
 
 _running: list[Any] = []

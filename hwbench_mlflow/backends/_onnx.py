@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,18 +71,25 @@ def export(model: LoadedModel, workload: Workload, cache: Path | None = None) ->
             ]
         ).encode()
     ).hexdigest()  # fmt: skip
+    path, digest, outputs = cached(key, lambda target: _write(model, taken, target), cache)
+    return OnnxModel(path=path, sha256=digest, inputs=taken, omitted=omitted, outputs=outputs)
+
+
+def cached(
+    key: str, write: Callable[[Path], Sequence[str]], cache: Path | None = None
+) -> tuple[Path, str, tuple[str, ...]]:
+    """The file kept under ``key``: (path, sha256, names of its outputs). ``write`` makes it where it is not there, or
+    is not what was written, and returns those names."""
     folder = cache or default_home() / "cache" / "onnx"
     path, record = folder / f"{key}.onnx", folder / f"{key}.json"
     written = _recorded(path, record)
     if written is None:
         folder.mkdir(parents=True, exist_ok=True)
-        outputs = _write(model, taken, path)
+        outputs = write(path)
         written = {"sha256": _digest(path), "outputs": list(outputs)}
         _replace(record, json.dumps(written).encode())
         _prune(folder, keep=path)
-    return OnnxModel(
-        path=path, sha256=str(written["sha256"]), inputs=taken, omitted=omitted, outputs=tuple(written["outputs"])
-    )
+    return path, str(written["sha256"]), tuple(written["outputs"])
 
 
 def _write(model: LoadedModel, spec: Sequence[InputSpec], path: Path) -> tuple[str, ...]:

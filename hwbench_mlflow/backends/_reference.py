@@ -46,7 +46,13 @@ def check_matrices() -> tuple[Matrix, Matrix, Matrix]:
 
 
 def judge_product(
-    device_id: str, observed: Sequence[Sequence[float]], reference: Matrix, *, identity: str, enumerated: str
+    device_id: str,
+    observed: Sequence[Sequence[float]],
+    reference: Matrix,
+    *,
+    identity: str,
+    enumerated: str,
+    tolerance: float = CHECK_TOLERANCE,
 ) -> DeviceCheck:
     """A check's result. ``identity`` is what the device said after the product, ``enumerated`` before."""
     shapes_agree = [len(row) for row in observed] == [len(row) for row in reference]
@@ -57,21 +63,22 @@ def judge_product(
     )
     # max() passes over a NaN that is not first, and JSON has no infinity: no finite error, no number.
     error = max(errors) if errors and all(math.isfinite(e) for e in errors) else None
-    right = error is not None and error <= CHECK_TOLERANCE
+    right = error is not None and error <= tolerance
     same = identity == enumerated
     if not right:
         reason = "the product is wrong" if shapes_agree else "the product has the wrong shape"
     elif not same:
         reason = f"the device enumerated as {enumerated} answered as {identity}"
     else:
-        reason = "executed, equal to the reference, identity read back"
+        near = "equal to" if tolerance == 0 else f"within {tolerance:g} of"
+        reason = f"executed, {near} the reference, identity read back"
     return DeviceCheck(
         device_id=device_id,
         operation=CHECK_OPERATION,
         passed=right and same,
         reason=reason,
         max_abs_error=error,
-        tolerance=CHECK_TOLERANCE,
+        tolerance=tolerance,
         identity=identity,
     )
 

@@ -45,10 +45,17 @@ PrecisionKnobs = Mapping[str, tuple[Any, str, Any]]
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:
-    """torch's name of a precision."""
+    """torch's name of a precision. Raises :class:`BenchmarkFailed` for one that it is not asked to compute in."""
     import torch
 
-    return {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}[precision]
+    known = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+    if precision not in known:
+        raise BenchmarkFailed(
+            f"torch computes in {', '.join(known)} here, not in {precision}",
+            FailureCategory.UNSUPPORTED_OPERATOR,
+            remedy="Ask for --precision fp32, or for --hardware qnn",
+        )
+    return known[precision]
 
 
 def translate(error: Exception) -> HwbenchError | None:
@@ -327,7 +334,7 @@ def synchronize_device(device: torch.device) -> None:
 
 def effective_precision(module: torch.nn.Module) -> Precision:
     """The precision of the placed parameters. Raises if they are of more than one."""
-    names = {torch_dtype(p): p for p in Precision}
+    names = {torch_dtype(p): p for p in (Precision.FP32, Precision.BF16, Precision.FP16)}
     found = {p.dtype for p in module.parameters() if p.is_floating_point()}
     if len(found) != 1 or not found <= names.keys():
         listed = ", ".join(sorted(str(d) for d in found)) or "none"

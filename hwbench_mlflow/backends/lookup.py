@@ -21,7 +21,7 @@ BUILT_IN: dict[str, str] = {
     "rocm": "hwbench_mlflow.backends.rocm:RocmBackend",
     "mps": "hwbench_mlflow.backends.mps:MpsBackend",
     "openvino": "hwbench_mlflow.backends.openvino:OpenvinoBackend",
-    "qnn": "hwbench_mlflow.backends.unbuilt:QnnBackend",
+    "qnn": "hwbench_mlflow.backends.qnn:QnnBackend",
     "webnn": "hwbench_mlflow.backends.webnn:WebnnBackend",
     "webgpu": "hwbench_mlflow.backends.webgpu:WebgpuBackend",
     "fake": "hwbench_mlflow.backends.fake:FakeBackend",

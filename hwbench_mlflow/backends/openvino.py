@@ -236,7 +236,14 @@ def check_device(core: Any, device: Device) -> DeviceCheck:
 
 
 def require_precision(core: Any, device_id: str, precision: Precision) -> None:
-    """Refuse what the device lacks: asked for f16, the CPU plugin takes bf16 without a word."""
+    """Refuse what the device lacks: asked for f16, the CPU plugin takes bf16 without a word. Its INT8 is for graphs
+    that are quantised, and these are not."""
+    if precision not in PRECISION_HINTS:
+        raise BenchmarkFailed(
+            f"openvino computes in {', '.join(PRECISION_HINTS)} here, not in {precision}",
+            FailureCategory.UNSUPPORTED_OPERATOR,
+            remedy="Ask for --precision fp32, or for --hardware qnn",
+        )
     capabilities = [str(c) for c in core.get_property(device_id, "OPTIMIZATION_CAPABILITIES")]
     if precision.value.upper() not in capabilities:
         raise BenchmarkFailed(

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hwbench_mlflow.backends import _torch, _torch_cuda
+from hwbench_mlflow.backends import _torch, _torch_cuda, amdsmi
 from hwbench_mlflow.backends._reference import failed_check, refuse
 from hwbench_mlflow.model import Availability, AvailabilityStatus, Calibration, Device, DeviceCheck, Platform, Precision
+from hwbench_mlflow.verdict import ROCM_OVERRIDE as OVERRIDE
 
 if TYPE_CHECKING:
     from hwbench_mlflow.backends.base import Session
@@ -86,9 +87,12 @@ class RocmBackend:
         properties = torch.cuda.get_device_properties(index)
         architecture = str(properties.gcnArchName)
         details = {"gcnArchName": architecture, "torch.hip": str(torch.version.hip)}
-        override = os.environ.get("HSA_OVERRIDE_GFX_VERSION")
+        override = os.environ.get(OVERRIDE)
         if override is not None:
-            details["HSA_OVERRIDE_GFX_VERSION"] = override
+            details[OVERRIDE] = override
+        management = amdsmi.start()
+        if isinstance(management, str):
+            details["amdsmi"] = management
         uuid = getattr(properties, "uuid", None)
         device = Device(
             platform=self.platform,
@@ -148,7 +152,27 @@ class RocmBackend:
 
 
 class RocmSession(_torch_cuda.CudaLikeSession):
-    """The identity by torch's runtime. Energy and processes need amdsmi and are unknown without it."""
+    """The identity by torch's runtime. Energy, activity and processes by amdsmi, and unknown without it."""
+
+    def _managed(self) -> tuple[Any, Any] | None:
+        library = amdsmi.start()
+        handle = None if isinstance(library, str) else amdsmi.handle_of(library, self._device.pci_id)
+        return None if handle is None else (library, handle)
+
+    def read_energy_mj(self) -> int | None:
+        """Total energy since the driver was loaded, mJ."""
+        managed = self._managed()
+        return None if managed is None else amdsmi.energy_mj(*managed)
+
+    def read_utilization(self) -> float | None:
+        """Share of the last sampling period in which the GPU was busy, 0..1."""
+        managed = self._managed()
+        return None if managed is None else amdsmi.activity(*managed)
+
+    def read_processes(self) -> tuple[int, ...] | None:
+        """Processes that use the GPU."""
+        managed = self._managed()
+        return None if managed is None else amdsmi.processes(*managed)
 
     def read_identity(self) -> str | None:
         """The UUID that torch's runtime gives for the device in use."""

@@ -118,10 +118,15 @@ def _probe(chosen: Sequence[Platform], timeout_s: float) -> list[Availability]:
 
 
 def as_json_text(answers: Sequence[Availability], described: HostInfo) -> str:
-    """``{"schema_version", "host", "platforms": [availability + "verified"]}``."""
+    """``{"schema_version", "host", "platforms": [availability + "verified" + "plan"]}``; "plan" is what would make the
+    platform available, null where it is."""
     import msgspec
 
-    platforms: list[dict[str, Any]] = [msgspec.to_builtins(a) | {"verified": a.verified} for a in answers]
+    from hwbench_mlflow.remedies import plan_for
+
+    platforms: list[dict[str, Any]] = [
+        msgspec.to_builtins(a) | {"verified": a.verified, "plan": msgspec.to_builtins(plan_for(a))} for a in answers
+    ]
     document = {"schema_version": SCHEMA_VERSION, "host": msgspec.to_builtins(described), "platforms": platforms}
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
@@ -155,7 +160,9 @@ def _verified_words(answer: Availability) -> str:
 
 
 def describe(answer: Availability) -> list[str]:
-    """The lines of a platform's cell: each device with its identity, the reason, the remedy."""
+    """The lines of a platform's cell: each device with its identity, the reason, the remedy, where to rent it."""
+    from hwbench_mlflow.remedies import plan_for
+
     lines = []
     for device in answer.devices:
         parts = [f"{device.id}: {device.name}"]
@@ -172,4 +179,7 @@ def describe(answer: Availability) -> list[str]:
     lines.append(answer.reason)
     if answer.remedy:
         lines.append(f"-> {answer.remedy}")
+    plan = plan_for(answer)
+    if plan is not None:
+        lines.append(f"   rent: {'; '.join(plan.rent)}")
     return lines

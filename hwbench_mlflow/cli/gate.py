@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hwbench_mlflow.rules import Outcome
     from hwbench_mlflow.warehouse.gated import Gated
     from hwbench_mlflow.warehouse.publish import Counts
+    from hwbench_mlflow.warehouse.rederive import Rederived
 
 SCHEMA_VERSION = 1
 SHOWN_RUNS = 20
@@ -30,7 +31,10 @@ _PATH = click.Path(dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReport:
-    """What one gate found and did. ``refusals`` names the rules that stopped everything; empty if it published."""
+    """What one gate found and did. ``refusals`` names the rules that stopped everything; empty if it published.
+
+    ``unchanged`` runs were not judged again: a keyed digest proves them as an earlier gate of this machine judged them.
+    """
 
     gate_id: str
     gated_at: str
@@ -38,6 +42,8 @@ class GateReport:
     refusals: Sequence[str]
     counts: Counts | None
     quarantine: Sequence[tuple[str, str, str]]
+    judged: int = 0
+    unchanged: int = 0
 
     def to_json(self, published: Path) -> dict[str, object]:
         """The stable object of ``--json``."""
@@ -47,6 +53,8 @@ class GateReport:
             "gated_at": self.gated_at,
             "passed": not self.refusals,
             "published": None if self.refusals else str(published),
+            "runs_judged": self.judged,
+            "runs_unchanged": self.unchanged,
             "counts": asdict(self.counts) if self.counts else None,
             "refused_by": list(self.refusals),
             "rules": [{k: v for k, v in asdict(o).items() if k != "refused"} for o in self.outcomes],
@@ -71,9 +79,10 @@ class GateReport:
 @click.option("--strict", is_flag=True, help="Publish nothing if any row fails any rule.")
 @click.option("--allow-empty", is_flag=True, help="A table without rows is no reason to refuse.")
 @click.option("--max-age", type=click.FloatRange(min=0), metavar="HOURS", help="Refuse if the last sync is older.")
+@click.option("--rejudge", is_flag=True, help="Judge also what did not change since the last gate here.")
 def gate(  # noqa: PLR0917 -- click passes by name
     db: Path, published: Path, suites: tuple[Path, ...], docs: Path | None, as_json: bool, junit: Path | None,
-    strict: bool, allow_empty: bool, max_age: float | None,
+    strict: bool, allow_empty: bool, max_age: float | None, rejudge: bool,
 ) -> None:  # fmt: skip
     """Judge every result again, run every rule, and publish what passes: the only way into a report.
 
@@ -88,7 +97,9 @@ def gate(  # noqa: PLR0917 -- click passes by name
     if published.resolve() == db.resolve():
         raise click.UsageError("--published is the warehouse itself: name another file")
     age = None if max_age is None else timedelta(hours=max_age)
-    report, checked = run_gate(db, published, suites, strict=strict, allow_empty=allow_empty, max_age=age)
+    report, checked = run_gate(
+        db, published, suites, strict=strict, allow_empty=allow_empty, max_age=age, rejudge=rejudge
+    )
     if docs is not None:
         from hwbench_mlflow.gates.docs import write_docs
 
@@ -117,6 +128,7 @@ def run_gate(
     strict: bool = False,
     allow_empty: bool = False,
     max_age: timedelta | None = None,
+    rejudge: bool = False,
 ) -> tuple[GateReport, list[Checked]]:
     """Load, look, decide, write down, publish. Raises StoreError and KeyTrouble; a refusal is a report."""
     from hwbench_mlflow.errors import Refused
@@ -131,9 +143,9 @@ def run_gate(
     with open_gated(db, lambda text: click.echo(text, err=True)) as gated:
         schema = gated.schema()
         checked: list[Checked] = []
-        outcomes, keep_out = [*loaded.problems, schema], set[str]()
+        outcomes, keep_out, again = [*loaded.problems, schema], set[str](), None
         if schema.passed:
-            found, checked, keep_out = _look(gated, loaded, now, allow_empty, max_age)
+            found, checked, keep_out, again = _look(gated, loaded, now, allow_empty, max_age, rejudge)
             outcomes += found
         decision = decide(outcomes, strict=strict)
         refusals = [o.rule for o in decision.refusals]
@@ -152,19 +164,22 @@ def run_gate(
                 refusals.append("publication")
     return GateReport(
         gate_id=gate_id, gated_at=f"{now.isoformat()}+00:00", outcomes=outcomes, refusals=refusals, counts=counts,
-        quarantine=quarantine,
+        quarantine=quarantine, judged=again.runs - again.remembered if again else 0,
+        unchanged=again.remembered if again else 0,
     ), checked  # fmt: skip
 
 
-def _look(
-    gated: Gated, loaded: Loaded, now: datetime, allow_empty: bool, max_age: timedelta | None
-) -> tuple[list[Outcome], list[Checked], set[str]]:
+def _look(  # noqa: PLR0917 -- one caller, a few lines above
+    gated: Gated, loaded: Loaded, now: datetime, allow_empty: bool, max_age: timedelta | None, rejudge: bool
+) -> tuple[list[Outcome], list[Checked], set[str], Rederived]:
     from hwbench_mlflow.cli.sync_progress import SyncProgress
     from hwbench_mlflow.gates.run import check
-    from hwbench_mlflow.keystore import load_keyring
+    from hwbench_mlflow.keystore import derived_key, load_keyring
+    from hwbench_mlflow.warehouse.memory import KEY_PURPOSE
 
     with SyncProgress() as shown:
-        again = gated.rederive(load_keyring(), lambda done, total: shown.progress("judging", done, total))
+        key = None if rejudge else derived_key(KEY_PURPOSE)
+        again = gated.rederive(load_keyring(), lambda done, total: shown.progress("judging", done, total), key)
         outcomes = [*again.outcomes(), *gated.audit(now, max_age)]
         checked = []
         for number, suite in enumerate(loaded.suites):
@@ -174,26 +189,45 @@ def _look(
     keep_out = again.probes | {
         key for o in outcomes if o.table in {"hardware_availability_log", "benchmark_runs"} for key, _ in o.refused
     }
-    return outcomes, checked, keep_out
+    return outcomes, checked, keep_out, again
 
 
 def lines(report: GateReport, published: Path) -> Iterator[str]:
     """What people read: each rule that failed with its runs, then what came of it all."""
     failed = [o for o in report.outcomes if not o.passed]
     for outcome in failed:
-        yield f"{'TABLE' if outcome.kind == 'table' else 'ROW':5}  {outcome.rule}  {printable(outcome.reason or '')}"
-        for key, reason in outcome.refused[:SHOWN_RUNS]:
-            yield f"         {printable(key)}  {printable(reason)}"
-        if len(outcome.refused) > SHOWN_RUNS:
-            yield f"         and {len(outcome.refused) - SHOWN_RUNS} more: see --json"
+        kind = "TABLE" if outcome.kind == "table" else "ROW"
+        if outcome.refused:
+            yield f"{kind:5}  {outcome.rule}  {outcome.unexpected} of {outcome.evaluated} failed"
+            yield from _refused(outcome.refused)
+        else:
+            yield f"{kind:5}  {outcome.rule}  {printable(outcome.reason or '')}"
         yield f"         {outcome.what_to_do}"
-    yield f"{len(report.outcomes)} rules, {len(failed)} failed"
+    unchanged = f", {report.unchanged} unchanged since they were judged here" if report.unchanged else ""
+    yield f"{report.judged} runs judged{unchanged}; {len(report.outcomes)} rules, {len(failed)} failed"
     if report.counts is not None:
         c = report.counts
         yield (
             f"{published}: {c.rows_real} real, {c.rows_simulated} simulated, {c.rows_quarantined} quarantined "
             f"of {c.rows_in} results"
         )
+
+
+def _refused(refused: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Each run with its own reason; runs with the very same one are listed under it, the most first."""
+    reasons: dict[str, list[str]] = {}
+    for key, reason in refused:
+        reasons.setdefault(reason, []).append(key)
+    left = SHOWN_RUNS
+    for reason, keys in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        shown, left = keys[:left], left - len(keys[:left])
+        if len(keys) == 1 and shown:
+            yield f"         {printable(shown[0])}  {printable(reason)}"
+        elif shown:
+            yield f"         {len(keys)} alike: {printable(reason)}"
+            yield from (f"           {printable(key)}" for key in shown)
+    if len(refused) > SHOWN_RUNS:
+        yield f"         and {len(refused) - SHOWN_RUNS} more: see --json"
 
 
 def printable(text: str) -> str:

@@ -26,6 +26,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("hwbench_mlflow.cli.sync:sync", "Mirror an MLflow store into the DuckDB warehouse."),
     "gate": ("hwbench_mlflow.cli.gate:gate", "Audit the warehouse and publish what passes."),
     "report": ("hwbench_mlflow.cli.report:report", "A page of what was published: HTML, Markdown, JSON, CSV."),
+    "compare": ("hwbench_mlflow.cli.compare:compare", "Is B faster or slower than A, and how sure is that?"),
+    "regressions": (
+        "hwbench_mlflow.cli.regressions:regressions",
+        "What got slower over time, and why?",
+    ),
+    "recommend": ("hwbench_mlflow.cli.recommend:recommend", "Which device for a model, and how sure is that?"),
+    "coverage": ("hwbench_mlflow.cli.coverage:coverage", "What was measured where, and what to run next?"),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }

@@ -18,7 +18,8 @@ def push(files: tuple[Path, ...], tracking_uri: str | None, experiment: str | No
 
     The evidence goes along byte for byte, with a signed statement of which run it was put in. A result that
     the store already holds is not pushed again. A file from another machine is verified only if that machine's
-    key is trusted here (`hwbench keys trust`).
+    key is trusted here (`hwbench keys trust`). A file that contradicts itself is pushed and kept as what it is, and
+    the command exits 3.
 
     \b
     hwbench push results/*.json
@@ -27,6 +28,7 @@ def push(files: tuple[Path, ...], tracking_uri: str | None, experiment: str | No
     from hwbench_mlflow.errors import CorruptEvidence, ExitCode, StoreError
     from hwbench_mlflow.evidence import judge
     from hwbench_mlflow.keystore import load_keyring, signing_key
+    from hwbench_mlflow.model import VerdictState
     from hwbench_mlflow.tracking import Store
 
     key, keyring = signing_key(), load_keyring()
@@ -39,7 +41,7 @@ def push(files: tuple[Path, ...], tracking_uri: str | None, experiment: str | No
             raise CorruptEvidence(f"{path} holds no readable result: {'; '.join(judged.verdict.reasons)}")
         bundles.append((path, contents, judged.result))
     store = Store(tracking_uri, experiment)
-    pushed = []
+    pushed, contradicted = [], []
     for path, contents, result in bundles:
         known = store.find_result(result.result_id)
         if known is not None:
@@ -52,6 +54,8 @@ def push(files: tuple[Path, ...], tracking_uri: str | None, experiment: str | No
             click.echo(f"hwbench: {path} was not pushed whole: run {run_id} is incomplete", err=True)
             raise
         pushed.append({"file": str(path), "run_id": run_id, "pushed": True, "verdict": str(verdict)})
+        if verdict is VerdictState.CONTRADICTED:
+            contradicted.append(path)
     if as_json:
         from hwbench_mlflow.codec import encode
 
@@ -60,4 +64,8 @@ def push(files: tuple[Path, ...], tracking_uri: str | None, experiment: str | No
         for one in pushed:
             state = one["verdict"] if one["pushed"] else "already there"
             click.echo(f"{one['file']}: run {one['run_id']} ({state})")
-    sys.exit(int(ExitCode.DONE))
+    if contradicted:
+        # The store keeps it: that somebody pushed it is worth knowing. No report will show it as real.
+        names = ", ".join(map(str, contradicted))
+        click.echo(f"hwbench: contradicted by its own evidence: {names}. `hwbench verify FILE` says why", err=True)
+    sys.exit(int(ExitCode.REFUSED if contradicted else ExitCode.DONE))

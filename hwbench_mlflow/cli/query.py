@@ -24,9 +24,10 @@ import click
 def query(sql: str, db: Path | None, form: str, output: Path | None) -> None:
     """Run SQL on what `hwbench gate` published, read-only, without access to other files.
 
-    Tables: real_results, simulated_results, quarantine, samples, availability, failures, gate_rules, manifest; the
-    warehouse's names (performance_results, models, hardware_platforms) show real results. Where nothing is
-    published, the warehouse is asked, and that is said; --db hwbench.duckdb asks it on purpose.
+    Tables: real_results, simulated_results, quarantine, samples, availability, failures, labels, experiments,
+    package_sets, gate_rules, manifest; the warehouse's names (performance_results, models, hardware_platforms) show
+    real results. Where nothing is published, the warehouse is asked, and that is said; --db hwbench.duckdb asks it on
+    purpose.
 
     \b
     hwbench query "SELECT model_name, latency_ms_p50 FROM real_results"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwbench_mlflow.model import (
+    DEFAULT_PRECISION,
     PROFILES,
     CompileMode,
     Phase,
@@ -113,7 +114,11 @@ BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 )
 @click.option("--output-tokens", type=POSITIVE, help="Tokens to write (in a forward pass: to decode); 32 if not given.")
 @click.option("--kv-cache/--no-kv-cache", default=None, help="In prefill, decode and generate; with one if not given.")
-@click.option("--precision", type=click.Choice([p.value for p in Precision]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=OrEmpty(click.Choice([p.value for p in Precision])),
+    help="fp32 if not given; fp16 for qnn, which has no fp32.",
+)
 @click.option(
     "--scenario",
     type=click.Choice([s.value for s in Scenario]),
@@ -196,6 +201,10 @@ def use_browser(executable: str | None) -> None:
         os.environ["HWBENCH_BROWSER"] = executable
 
 
+def _precision(asked: str | None, platform: Platform) -> Precision:
+    return Precision(asked) if asked is not None else DEFAULT_PRECISION.get(platform, Precision.FP32)
+
+
 def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     """The request, with the model's name and sizes checked before anything is started."""
     from hwbench_mlflow.backends.lookup import targets
@@ -209,7 +218,7 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
         batch_size=batch_size,
         sequence_length=options["sequence_length"],
         image_size=options["image_size"],
-        precision=Precision(options["precision"]),
+        precision=_precision(options["precision"], Platform(options["hardware"])),
         scenario=scenario,
         weights=WeightsPolicy(options["weights"]),
         compile_mode=CompileMode(options["compile_mode"]),
@@ -360,7 +369,9 @@ class _Session:
     def _fail(self, run_id: str | None, error: HwbenchError, category: FailureCategory, request: RunRequest) -> None:
         from hwbench_mlflow.errors import Interrupted
         from hwbench_mlflow.host import describe_host
+        from hwbench_mlflow.remedies import suggested
 
+        error.remedy = suggested(category, error.remedy)
         self.errors.append(error)
         if run_id is not None:
             from hwbench_mlflow.tracking import failure_of

@@ -42,7 +42,7 @@ def sync(  # noqa: PLR0917 -- click passes by name
 ) -> None:  # fmt: skip
     """Make the warehouse an exact mirror of an MLflow store, and judge its results by the keys trusted here.
 
-    The store is SQLite, PostgreSQL, or a tracking server.
+    The store is SQLite, PostgreSQL, MySQL, or a tracking server.
 
     Example: hwbench sync --tracking-uri sqlite:///mlflow.db --db hwbench.duckdb
     """

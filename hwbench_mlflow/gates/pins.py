@@ -126,10 +126,10 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                     "expect_column_values_to_be_in_set", ("platform",), ROW, "ab3fca644b34e19f"
                 ),
                 "performance_results.effective_precision.word": Pin(
-                    "expect_column_values_to_be_in_set", ("effective_precision",), ROW, "03e1be83cd80b0a8"
+                    "expect_column_values_to_be_in_set", ("effective_precision",), ROW, "4ef8f4061d119f62"
                 ),
                 "performance_results.requested_precision.word": Pin(
-                    "expect_column_values_to_be_in_set", ("requested_precision",), ROW, "1f27ff1b917f3819"
+                    "expect_column_values_to_be_in_set", ("requested_precision",), ROW, "d43ce22e004a2f4e"
                 ),
                 "performance_results.scenario.word": Pin(
                     "expect_column_values_to_be_in_set", ("scenario",), ROW, "2ff34a01bf7e33e3"

@@ -316,7 +316,11 @@ def _trend_figure(trends: Sequence[Trend]) -> Drawn | NotDrawn:
         low = [p[1] if p[2] is None else p[2] for p in trend.points]
         high = [p[1] if p[3] is None else p[3] for p in trend.points]
         axes.fill_between(times, low, high, color=SERIES[0], alpha=0.25, linewidth=0)
-        axes.plot(times, medians, "o-", color=SERIES[0], markersize=3, linewidth=1)
+        axes.plot(times, medians, "-", color=SERIES[0], linewidth=1)
+        noisy = sum(not p[4] for p in trend.points)
+        for style, stable in (("full", True), ("none", False)):
+            mine = [p for p in trend.points if p[4] is stable]
+            axes.plot([p[0] for p in mine], [p[1] for p in mine], "o", color=SERIES[0], markersize=4, fillstyle=style)
         axes.set_title(words.label(trend.row), fontsize="medium", loc="left")
         axes.set_ylabel("ms")
         # Results of one moment (a push of many files) have no range of their own to draw.
@@ -324,7 +328,9 @@ def _trend_figure(trends: Sequence[Trend]) -> Drawn | NotDrawn:
         locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        lines.append(f"{words.label(trend.row)}: from {medians[0]:.4g} to {medians[-1]:.4g} ms in {len(times)} results")
+        many = f"{len(times)} results" + (f", {noisy} noisy" if noisy else "")
+        lines.append(f"{words.label(trend.row)}: from {medians[0]:.4g} to {medians[-1]:.4g} ms in {many}")
+    axes.set_xlabel("less is better; hollow: a noisy result")
     return Drawn(name="trends", title=title, description="; ".join(lines), figure=figure)
 
 

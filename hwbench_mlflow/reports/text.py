@@ -42,11 +42,12 @@ def to_markdown(summary: Summary) -> Iterator[str]:
     if summary.failures:
         yield "## Not measured"
         yield ""
-        yield "| model | hardware | why |"
-        yield "| --- | --- | --- |"
+        yield "| model | hardware | why | what to do |"
+        yield "| --- | --- | --- | --- |"
         for row in summary.failures:
             why = f"{row['failure_category']}: {row['failure_reason']}"
-            yield f"| {cell(row['model_name'])} | {cell(row['hardware_type'])} | {cell(why)} |"
+            cells = (row["model_name"], row["hardware_type"], why, row["failure_remedy"])
+            yield f"| {' | '.join(map(cell, cells))} |"
         yield ""
     if summary.quarantine:
         yield f"## Quarantined ({manifest['rows_quarantined']} results)"

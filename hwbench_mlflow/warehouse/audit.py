@@ -76,8 +76,7 @@ RULES: tuple[AuditRule, ...] = (
         why="A sync that was cut off has left the warehouse between two states.", what_to_do="Run `hwbench sync`.",
         sql="""SELECT sync_id::VARCHAR, 'sync ' || sync_id || ' did not finish' FROM mlflow.sync_log
                WHERE finished_at IS NULL
-               UNION ALL SELECT '', 'no sync ever finished' WHERE NOT EXISTS
-                   (FROM mlflow.sync_log WHERE finished_at IS NOT NULL)""",
+               UNION ALL SELECT '', 'no sync was ever made' WHERE NOT EXISTS (FROM mlflow.sync_log)""",
     ),
     AuditRule(
         rule="sync.looked_at_tags", table="mlflow.sync_state", kind=TABLE,
@@ -313,7 +312,8 @@ def _made(connection: DuckDBPyConnection, rule: AuditRule, sql: str, values: lis
     import duckdb
 
     try:
-        rows = [(str(key), str(reason)) for key, reason in connection.execute(sql, values).fetchall()]
+        # Sorted: a writer's connection keeps no order, and the first row is the one that is shown.
+        rows = sorted((str(key), str(reason)) for key, reason in connection.execute(sql, values).fetchall())
         evaluated = connection.execute(f"SELECT count(*) FROM {rule.table}").fetchall()[0][0]
     except duckdb.Error as error:
         return Outcome(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -52,6 +53,8 @@ def explain(path: Path, error: Exception) -> tuple[str]:
         return (f"{path} is in use by {who}; close it or try again when it is done",)
     if "No space left" in text or "disk full" in text.lower():
         return (f"the disk of {path} is full; free some space and sync again, what was committed is kept",)
+    if "File too large" in text:
+        return (f"{path} may not grow further: a limit on the size of files is reached; what was committed is kept",)
     if "not a valid DuckDB database" in text or "Corrupt" in text or "checksum" in text.lower():
         return (f"{path} is not a readable DuckDB file; move it away and sync again, everything in it can be rebuilt",)
     return (f"{path}: {text.splitlines()[0]}",)
@@ -83,8 +86,7 @@ def writer(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path, "sync"):
-        target = _target(path, wait_s, say)
-        connection = connect(target, read_only=False)
+        target, connection = _target(path, wait_s, say)
         try:
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             connection.execute("SET preserve_insertion_order = false")
@@ -119,13 +121,12 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> Path:
-    """``path`` if DuckDB lets us write it, else a copy of it made while only readers hold it."""
+def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> tuple[Path, DuckDBPyConnection]:
+    """``path``, opened, if DuckDB lets us write it, else a copy of it made while only readers hold it."""
     deadline, told = time.monotonic() + wait_s, False
     while True:
         try:
-            connect(path, read_only=False).close()
-            return path
+            return path, connect(path, read_only=False)
         except StoreError as error:
             if "is in use by" not in str(error):
                 raise
@@ -139,7 +140,7 @@ def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> Path:
             if copy is None:
                 raise
             say(f"readers keep {path} open: working on a copy that takes its place when it is done")
-            return copy
+            return copy, connect(copy, read_only=False)
 
 
 def _copy_beside_readers(path: Path) -> Path | None:
@@ -191,8 +192,16 @@ def version(connection: DuckDBPyConnection) -> int:
                 remedy="name another file with --db",
             )
         return 0
-    row = connection.execute("SELECT max(number) FROM main.hwbench_migrations").fetchone()
-    return int(row[0]) if row and row[0] is not None else 0
+    applied, known = _applied(connection), [number for number, _, _ in migrations()]
+    if applied and max(applied) > known[-1]:
+        return max(applied)
+    # Two migrations made at one time may reach a file in either order: up to the first that it lacks.
+    whole = list(itertools.takewhile(lambda number: number in applied, known))
+    return whole[-1] if whole else 0
+
+
+def _applied(connection: DuckDBPyConnection) -> set[int]:
+    return {int(r[0]) for r in connection.execute("SELECT number FROM main.hwbench_migrations").fetchall()}
 
 
 def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = None) -> None:
@@ -205,8 +214,9 @@ def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = No
             "CREATE TABLE IF NOT EXISTS main.hwbench_migrations "
             "(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
         )
+    applied = _applied(connection)
     for number, name, sql in migrations():
-        if number <= found or (upto is not None and number > upto):
+        if number in applied or (upto is not None and number > upto):
             continue
         with transaction(connection):
             _rebuild(connection, sql)

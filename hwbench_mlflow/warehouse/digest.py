@@ -1,4 +1,4 @@
-"""A digest of tables' content: SHA-256 over their columns, in their rows' order.
+"""Digests of tables' content: SHA-256 of each column, in its rows' order.
 
 Rests on the values alone: not on DuckDB's version, its compression, or how rows come in batches. Runs at about a
 gigabyte of values a second. It is no signature: whoever can write the file can also make its digest.
@@ -7,6 +7,7 @@ gigabyte of values a second. It is no signature: whoever can write the file can 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,19 +22,24 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def tables_digest(connection: DuckDBPyConnection, tables: list[str], *, within: str = "main") -> str:
-    """Hex SHA-256 of every column, type and value of the tables."""
-    whole = hashlib.sha256()
-    for table in sorted(tables):
-        rows = connection.sql(f"FROM {within}.{quoted(table)}").to_arrow_reader(BATCH_ROWS)
-        columns = [_Column(field.type) for field in rows.schema]
-        for batch in rows:
-            for column, values in zip(columns, batch.columns, strict=True):
-                column.add(values)
-        whole.update(f"table {table!r}\n".encode())
-        for field, column in zip(rows.schema, columns, strict=True):
-            whole.update(f"{field.name!r} {field.type} {column.hexdigest()}\n".encode())
-    return whole.hexdigest()
+def column_digests(
+    connection: DuckDBPyConnection, table: str, columns: Sequence[str] | None = None, *, within: str = "main"
+) -> dict[str, str]:
+    """Column -> hex SHA-256 of its name, its type and every value of it, in the rows' order; of all columns, or some.
+
+    A column's digest covers how many rows there are and which comes when, so columns that were digested apart
+    belong together as they did.
+    """
+    picked = "*" if columns is None else ", ".join(map(quoted, columns))
+    rows = connection.sql(f"SELECT {picked} FROM {within}.{quoted(table)}").to_arrow_reader(BATCH_ROWS)  # noqa: S608
+    found = [_Column(field.type) for field in rows.schema]
+    for batch in rows:
+        for column, values in zip(found, batch.columns, strict=True):
+            column.add(values)
+    return {
+        field.name: hashlib.sha256(f"{field.name!r} {field.type} {column.hexdigest()}".encode()).hexdigest()
+        for field, column in zip(rows.schema, found, strict=True)
+    }
 
 
 class _Column:

@@ -16,6 +16,7 @@ from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.rules import Outcome
 from hwbench_mlflow.warehouse import audit, database
+from hwbench_mlflow.warehouse.memory import Memory, code_digest
 from hwbench_mlflow.warehouse.publish import Counts, Publication, publish
 from hwbench_mlflow.warehouse.rederive import Rederived, rederive
 
@@ -35,9 +36,16 @@ class Gated:
         """Whether its tables are hwbench's; if not, nothing else can be asked."""
         return audit.schema(self.connection, self.path)
 
-    def rederive(self, keyring: Keyring, progress: Callable[[int, int], None]) -> Rederived:
-        """Every result judged again from the evidence that is kept."""
-        return rederive(self.connection, keyring, progress)
+    def rederive(
+        self, keyring: Keyring, progress: Callable[[int, int], None], memory_key: bytes | None = None
+    ) -> Rederived:
+        """Every result judged again from the evidence that is kept; with a key, those that changed since a gate that
+        had it."""
+        code = code_digest() if memory_key is not None else None
+        memory = None
+        if memory_key is not None and code is not None:
+            memory = Memory(memory_key, keyring, code)
+        return rederive(self.connection, keyring, progress, memory)
 
     def audit(self, now: datetime, max_age: timedelta | None) -> list[Outcome]:
         """The rules across rows and tables."""

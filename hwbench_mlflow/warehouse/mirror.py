@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-_NO_EVENT = {"run_uuid"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -40,6 +38,13 @@ class Plan:
         return not (self.added or self.changed or self.removed or self.experiments_differ)
 
 
+def is_empty(connection: DuckDBPyConnection) -> bool:
+    """True if no table of the mirror holds a row of a run."""
+    tables = ("runs", *CHILDREN, "run_state")
+    found = connection.execute("SELECT " + " OR ".join(f"EXISTS (FROM mlflow.{t})" for t in tables)).fetchall()
+    return not found[0][0]
+
+
 def plan(
     connection: DuckDBPyConnection, removed: Sequence[str], *, batch_runs: int, scoped: bool, exact: bool = False
 ) -> Plan:
@@ -49,20 +54,12 @@ def plan(
     run in scope must then be a candidate.
     """
     _drifted(connection, exact)
-    for table in CHILDREN:
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE f_{table} AS SELECT run_uuid, sum({row_hash(table)}::HUGEINT) AS fp "
-            f"FROM s_{table} GROUP BY run_uuid"
-        )
-    child_fps = ", ".join(f"coalesce(f_{t}.fp, 0) AS {FINGERPRINTS[t]}" for t in CHILDREN)
-    joins = " ".join(f"LEFT JOIN f_{t} ON f_{t}.run_uuid = s.run_uuid" for t in CHILDREN)
     differs = " OR ".join(f"n.{c} <> o.{c}" for c in ("fp_run", *FINGERPRINTS.values()))
+    _sum_hashes(connection)
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE s_changed AS
             WITH n AS (
-                SELECT s.run_uuid, s.experiment_id, s.start_time, {row_hash("runs", "s")}::HUGEINT AS fp_run,
-                       {child_fps}
-                FROM s_runs s SEMI JOIN s_candidates c ON c.run_uuid = s.run_uuid {joins}
+                {_FINGERPRINTED.format(more="")} SEMI JOIN s_candidates c ON c.run_uuid = s.run_uuid
                 WHERE NOT EXISTS (FROM s_refused r WHERE r.run_uuid = s.run_uuid))
             SELECT n.*, m.run_uuid IS NULL AS is_new,
                    ((row_number() OVER (ORDER BY n.start_time, n.run_uuid) - 1) // {int(batch_runs)})::INTEGER AS batch
@@ -71,8 +68,7 @@ def plan(
             WHERE o.run_uuid IS NULL OR {differs} OR n.run_uuid IN (FROM s_drifted)""",
         [engine()],
     )
-    for table in CHILDREN:
-        connection.execute(f"DROP TABLE f_{table}")
+    _drop_sums(connection)
     rows = connection.execute(
         "SELECT count(*) FILTER (is_new), count(*) FILTER (NOT is_new), coalesce(max(batch) + 1, 0) FROM s_changed"
     ).fetchall()
@@ -83,6 +79,47 @@ def plan(
         batches=rows[0][2],
         experiments_differ=_experiments_differ(connection, scoped),
     )
+
+
+def plan_fresh(connection: DuckDBPyConnection, *, scoped: bool) -> Plan:
+    """:func:`plan` of a fresh stage: every run is new, and its rows are in the mirror already, not yet committed.
+
+    Rows of no run (MLflow's foreign keys are off in SQLite) are taken out again.
+    """
+    _sum_hashes(connection)
+    for table in CHILDREN:
+        stray = f"SELECT run_uuid FROM f_{table} ANTI JOIN mlflow.runs USING (run_uuid)"
+        if connection.execute(f"SELECT EXISTS ({stray})").fetchall()[0][0]:
+            connection.execute(f"DELETE FROM mlflow.{table} WHERE run_uuid IN ({stray})")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE s_changed AS {_FINGERPRINTED.format(more=_ALL_NEW)}")
+    _drop_sums(connection)
+    added = connection.execute("SELECT count(*) FROM s_changed").fetchall()[0][0]
+    return Plan(
+        added=added, changed=0, removed=(), batches=min(added, 1),
+        experiments_differ=_experiments_differ(connection, scoped),
+    )  # fmt: skip
+
+
+_ALL_NEW = ", true AS is_new, 0 AS batch"
+_FINGERPRINTED = (
+    f"SELECT s.run_uuid, s.experiment_id, s.start_time, {row_hash('runs', 's')}::HUGEINT AS fp_run, "
+    + ", ".join(f"coalesce(f_{t}.fp, 0) AS {FINGERPRINTS[t]}" for t in CHILDREN)
+    + "{more} FROM s_runs s "
+    + " ".join(f"LEFT JOIN f_{t} ON f_{t}.run_uuid = s.run_uuid" for t in CHILDREN)
+)
+
+
+def _sum_hashes(connection: DuckDBPyConnection) -> None:
+    for table in CHILDREN:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE f_{table} AS SELECT run_uuid, sum({row_hash(table)}::HUGEINT) AS fp "
+            f"FROM s_{table} GROUP BY run_uuid"
+        )
+
+
+def _drop_sums(connection: DuckDBPyConnection) -> None:
+    for table in CHILDREN:
+        connection.execute(f"DROP TABLE f_{table}")
 
 
 def _drifted(connection: DuckDBPyConnection, exact: bool) -> None:
@@ -106,6 +143,13 @@ def _experiments_differ(connection: DuckDBPyConnection, scoped: bool) -> bool:
         if rows[0][0]:
             return True
     return False
+
+
+def write_fresh(connection: DuckDBPyConnection, sync_id: int, now: datetime) -> None:
+    """What is left to write of a fresh stage: the events, and last the fingerprints. Inside the same transaction."""
+    _run_events(connection, 0, sync_id, now)
+    fields = ", ".join(("fp_run", *FINGERPRINTS.values()))
+    connection.execute(f"INSERT INTO mlflow.run_state SELECT run_uuid, {fields}, ? FROM s_changed", [engine()])
 
 
 def write_batch(connection: DuckDBPyConnection, batch: int, sync_id: int, now: datetime) -> None:
@@ -148,16 +192,15 @@ def _run_events(connection: DuckDBPyConnection, batch: int, sync_id: int, now: d
     )
     if not connection.execute("SELECT EXISTS (FROM s_old)").fetchall()[0][0]:
         return
-    for column in RUN_COLUMNS:
-        if column in _NO_EVENT:
-            continue
-        connection.execute(
-            f"""{_EVENT} SELECT ?, s.run_uuid, s.experiment_id, 'run_changed', '{column}',
-                       m.{column}::VARCHAR, s.{column}::VARCHAR, ?
-                FROM s_runs s JOIN mlflow.runs m USING (run_uuid) SEMI JOIN s_old o ON o.run_uuid = s.run_uuid
-                WHERE s.{column} IS DISTINCT FROM m.{column}""",
-            [sync_id, now],
-        )
+    fields = ", ".join(f"{{'c': '{c}', 'o': m.{c}::VARCHAR, 'n': s.{c}::VARCHAR}}" for c in RUN_COLUMNS[1:])
+    connection.execute(
+        f"""{_EVENT}
+            WITH d AS (SELECT s.run_uuid, s.experiment_id, unnest([{fields}]) AS f
+                       FROM s_runs s SEMI JOIN s_old o ON o.run_uuid = s.run_uuid
+                       JOIN mlflow.runs m ON m.run_uuid = s.run_uuid)
+            SELECT ?, run_uuid, experiment_id, 'run_changed', f.c, f.o, f.n, ? FROM d WHERE f.o IS DISTINCT FROM f.n""",
+        [sync_id, now],
+    )
     for table, noun in (("tags", "tag"), ("params", "param"), ("latest_metrics", "metric")):
         _pair_events(connection, table, noun, sync_id, now)
     _point_events(connection, sync_id, now)

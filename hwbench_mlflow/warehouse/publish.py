@@ -26,6 +26,7 @@ from hwbench_mlflow.warehouse.published import (
     PUBLISHED_VERSION,
     RESULT_CHECKS,
     SAMPLES_A_RUN,
+    all_digests,
     content_digest,
     last_sync,
     warehouse_id,
@@ -123,13 +124,15 @@ def _build(connection: DuckDBPyConnection, what: Publication) -> Counts:
     try:
         _results(connection, what.gate_id)
         _context(connection)
+        _labels(connection)
         _rules(connection, what)
         counts = _counted(connection)
     finally:
         for table in ("g_quarantine", "g_keep_out"):
             connection.execute(f"DROP TABLE IF EXISTS {table}")
     manifest = _manifest(connection, what, counts)
-    manifest["content_digest"] = content_digest(connection, manifest, within="pub")
+    manifest["column_digests"] = all_digests(connection, within="pub")
+    manifest["content_digest"] = content_digest(manifest)
     connection.executemany("INSERT INTO pub.manifest VALUES (?, ?)", [list(item) for item in manifest.items()])
     return counts
 
@@ -168,7 +171,8 @@ def _results(connection: DuckDBPyConnection, gate_id: str) -> None:
     for table, verdict, simulated in (("real_results", "verified", False), ("simulated_results", "simulated", True)):
         connection.execute(
             f"""INSERT INTO pub.{table}
-                SELECT pr.*, m.model_name, m.architecture, m.task, hp.hardware_type, hp.vendor, hp.memory_bytes, ?
+                SELECT pr.*, m.model_name, m.architecture, m.task, hp.hardware_type, hp.vendor, hp.memory_bytes, ?,
+                       md5(pr.packages::VARCHAR)
                 FROM performance_results pr
                 JOIN models m USING (model_id) JOIN hardware_platforms hp USING (hardware_id)
                 WHERE pr.verdict = ? AND pr.is_simulated = ? AND pr.run_id NOT IN (SELECT run_id FROM g_quarantine)""",
@@ -211,10 +215,45 @@ def _context(connection: DuckDBPyConnection) -> None:
     connection.execute(
         """INSERT INTO pub.failures
            SELECT b.run_id, b.model_name, b.hardware_type, b.failure_category, b.failure_reason,
+                  b.failure_remedy,
                   epoch_ms(coalesce(r.end_time, r.start_time)) AS created_at
            FROM benchmark_runs b LEFT JOIN mlflow.runs r ON r.run_uuid = b.run_id
            WHERE b.role = 'failure' AND b.evidence = 'read' AND b.run_id NOT IN (SELECT run_id FROM g_keep_out)
            ORDER BY created_at, b.run_id"""
+    )
+
+
+LABEL_CHARACTERS = 500
+"""Longer tags are notes and dumps: nobody chooses runs by one."""
+
+
+def _labels(connection: DuckDBPyConnection) -> None:
+    """What the published runs are called (experiments, and tags but for MLflow's and hwbench's own), and run with."""
+    from hwbench_mlflow.index import TAGS
+
+    published = "SELECT run_id, experiment_id FROM pub.real_results UNION ALL BY NAME FROM pub.simulated_results"
+    published = f"SELECT run_id, experiment_id FROM ({published})"
+    connection.execute(
+        f"""INSERT INTO pub.labels
+            SELECT run_uuid, key, value FROM mlflow.tags SEMI JOIN ({published}) p ON p.run_id = run_uuid
+            WHERE NOT starts_with(key, 'mlflow.') AND key NOT IN (SELECT unnest(?::VARCHAR[]))
+              AND len(value) <= {LABEL_CHARACTERS}
+            ORDER BY run_uuid, key""",
+        [sorted(TAGS)],
+    )
+    connection.execute(
+        f"""INSERT INTO pub.experiments
+            SELECT experiment_id, name FROM mlflow.experiments SEMI JOIN ({published}) USING (experiment_id)
+            ORDER BY experiment_id"""
+    )
+    connection.execute(
+        """INSERT INTO pub.package_sets
+           SELECT packages_id, unnest(map_keys(packages)), unnest(map_values(packages)) FROM (
+               SELECT packages_id, any_value(packages) AS packages FROM (
+                   SELECT packages_id, packages FROM pub.real_results
+                   UNION ALL SELECT packages_id, packages FROM pub.simulated_results)
+               GROUP BY packages_id)
+           ORDER BY ALL"""
     )
 
 

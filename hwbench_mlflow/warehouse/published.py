@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.errors import HwbenchError, Refused, StoreError
 from hwbench_mlflow.warehouse import database
-from hwbench_mlflow.warehouse.digest import quoted, tables_digest
+from hwbench_mlflow.warehouse.digest import column_digests, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
     from duckdb import DuckDBPyConnection
 
-PUBLISHED_VERSION = 1
+PUBLISHED_VERSION = 2
 DEFAULT_PUBLISHED = Path("published.duckdb")
 
 JOINED = {
@@ -33,6 +33,7 @@ JOINED = {
     "vendor": "VARCHAR",
     "device_memory_bytes": "BIGINT",
     "gate_id": "VARCHAR NOT NULL",
+    "packages_id": "VARCHAR NOT NULL",
 }
 """What results have in the published file beside the columns of ``performance_results``."""
 
@@ -48,7 +49,13 @@ LAYOUT = {
     # Timed samples of published runs, thinned evenly to SAMPLES_A_RUN a run.
     "samples": "run_id VARCHAR NOT NULL, worker INTEGER NOT NULL, sample INTEGER NOT NULL, latency_ms DOUBLE NOT NULL",
     "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR,
-        failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, created_at TIMESTAMP""",
+        failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, failure_remedy VARCHAR,
+        created_at TIMESTAMP""",
+    # What people call runs, to choose some by. Anybody can edit a tag in MLflow: nothing is concluded from one.
+    "labels": "run_id VARCHAR NOT NULL, key VARCHAR NOT NULL, value VARCHAR NOT NULL",
+    "experiments": "experiment_id BIGINT PRIMARY KEY, name VARCHAR NOT NULL",
+    # The packages of the results, each set once: to see what changed between two runs takes no look at every row's.
+    "package_sets": "packages_id VARCHAR NOT NULL, package VARCHAR NOT NULL, version VARCHAR NOT NULL",
     "gate_rules": """rule VARCHAR NOT NULL, suite VARCHAR NOT NULL,
         kind VARCHAR NOT NULL CHECK (kind IN ('row', 'table')),
         passed BOOLEAN NOT NULL, evaluated BIGINT, unexpected BIGINT, why VARCHAR NOT NULL, what_to_do VARCHAR NOT NULL,
@@ -62,7 +69,8 @@ SAMPLES_A_RUN = 2000
 MANIFEST_KEYS = frozenset(
     {
         "schema_version", "gate_id", "published_at", "hwbench_version", "warehouse", "warehouse_sync", "rows_in",
-        "rows_real", "rows_simulated", "rows_quarantined", "suites", "content_digest",
+        "rows_real", "rows_simulated", "rows_quarantined", "suites", "column_digests",
+        "content_digest",
     }
 )  # fmt: skip
 
@@ -92,7 +100,11 @@ def last_sync(connection: DuckDBPyConnection) -> dict[str, Any] | None:
 
 @dataclass(slots=True)
 class Published:
-    """An open published file whose content is what its manifest says. A context manager."""
+    """An open published file whose content is what its manifest says. A context manager.
+
+    Where only some columns were checked, only they can be read: a temporary view with just them, or none, stands before
+    each table of the file.
+    """
 
     path: Path
     manifest: Mapping[str, str]
@@ -106,6 +118,16 @@ class Published:
         rows = self.connection.sql(f"SELECT {picked} FROM {quoted(table)}")  # noqa: S608 -- names are quoted
         frame: pd.DataFrame = rows.to_arrow_table().to_pandas(maps_as_pydicts="strict")
         return frame
+
+    def check(self, table: str, columns: Sequence[str]) -> None:
+        """Check columns that were left out when the file was opened; they can be read from now on. Raises Refused."""
+        there = [row[0] for row in self.connection.execute(f"DESCRIBE {quoted(table)}").fetchall()]
+        wanted = dict.fromkeys((*(name for name in there if name != _UNCHECKED), *columns))
+        new = [name for name in wanted if name not in there]
+        if new:
+            with _explained(self.path):
+                _same_digests(self.connection, self.path, self.manifest, {table: new})
+                _show(self.connection, table, list(wanted))
 
     def stale_against(self, db: Path) -> str | None:
         """Why this is not what ``db`` would publish now; None if the warehouse has not changed since the gate.
@@ -140,8 +162,11 @@ class Published:
         self.close()
 
 
-def open_published(path: Path) -> Published:
+def open_published(path: Path, reads: Mapping[str, Sequence[str]] | None = None) -> Published:
     """Open a published file, read-only and locked down, and check that it is what the gate wrote.
+
+    ``reads`` names the columns that will be read, by table: only they are checked, and nothing else can be read, which
+    is several times faster for a file of a million results. Without it everything is checked.
 
     Raises StoreError where there is none (it says what to run), for another kind or version of file or one that is in
     use; :class:`~hwbench_mlflow.errors.Refused` for one that was edited.
@@ -165,7 +190,10 @@ def open_published(path: Path) -> Published:
     try:
         with _explained(path):
             manifest = _manifest(connection, path)
-            _verify(connection, path, manifest)
+            if reads is None:
+                _verify(connection, path, manifest)
+            else:
+                _verify_columns(connection, path, manifest, reads)
     except BaseException:
         connection.close()
         raise
@@ -243,14 +271,8 @@ def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
 
 
 def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str]) -> None:
-    if content_digest(connection, manifest) != manifest["content_digest"]:
-        raise Refused(f"{path} was edited after it was published: its content has another digest", remedy=_AGAIN)
-    # The digest says unchanged, for whoever cannot make a digest; these say what must hold in any file.
-    for table, checks in RESULT_CHECKS.items():
-        sound = " AND ".join(f"coalesce({check}, false)" for check in checks)
-        strays = connection.execute(f"SELECT count(*) FROM {table} WHERE NOT ({sound})").fetchall()[0][0]  # noqa: S608
-        if strays:
-            raise Refused(f"{path} holds {strays} rows in {table} that are not: it was not made by hwbench")
+    _same_digests(connection, path, manifest, dict.fromkeys(TABLES - {"manifest"}))
+    _hold_only_their_own(connection, path, RESULT_CHECKS)
     counts = connection.execute(
         "SELECT (SELECT count(*) FROM real_results)::VARCHAR, (SELECT count(*) FROM simulated_results)::VARCHAR, "
         "(SELECT count(DISTINCT run_id) FROM quarantine)::VARCHAR"
@@ -260,10 +282,83 @@ def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, s
         raise Refused(f"{path} does not hold the rows that its manifest counts: it was edited", remedy=_AGAIN)
 
 
-def content_digest(connection: DuckDBPyConnection, manifest: Mapping[str, str], *, within: str = "main") -> str:
-    """The digest of everything in a published file but itself: all other tables, and the rest of the manifest."""
+def _verify_columns(
+    connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str], reads: Mapping[str, Sequence[str]]
+) -> None:
+    results = [name for name in RESULT_CHECKS if name in reads]
+    wanted = {name: list(dict.fromkeys(columns)) for name, columns in reads.items()}
+    for name in results:
+        wanted[name] += [column for column in _CHECKED if column not in wanted[name]]
+    _same_digests(connection, path, manifest, wanted)
+    _hold_only_their_own(connection, path, results)
+    for name in results:
+        count = connection.execute(f"SELECT count(*)::VARCHAR FROM {name}").fetchall()[0][0]  # noqa: S608
+        if count != manifest[{"real_results": "rows_real", "simulated_results": "rows_simulated"}[name]]:
+            raise Refused(f"{path} does not hold the rows that its manifest counts: it was edited", remedy=_AGAIN)
+    for name in TABLES - {"manifest"}:
+        _show(connection, name, wanted.get(name, []))
+
+
+_CHECKED = ("verdict", "is_simulated", "simulation_reason")
+_UNCHECKED = "not_checked"
+
+
+def _show(connection: DuckDBPyConnection, table: str, columns: Sequence[str]) -> None:
+    """Let a table's name stand for those columns of it alone. Temporary names are looked up before the file's."""
+    if columns:
+        body = f"SELECT {', '.join(map(quoted, columns))} FROM {_home(connection)}.{quoted(table)}"  # noqa: S608 -- names are quoted
+    else:
+        body = f"SELECT error('{table} was not checked when the file was opened') AS {_UNCHECKED}"
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(table)} AS {body}")
+
+
+def _home(connection: DuckDBPyConnection) -> str:
+    """The file's own schema: plain ``main`` is also where temporary views are."""
+    return f"{quoted(connection.execute('SELECT current_database()').fetchall()[0][0])}.main"
+
+
+def _hold_only_their_own(connection: DuckDBPyConnection, path: Path, tables: Iterable[str]) -> None:
+    """The digests say unchanged, for whoever cannot make a digest; this says what must hold in any file."""
+    for table in tables:
+        sound = " AND ".join(f"coalesce({check}, false)" for check in RESULT_CHECKS[table])
+        strays = connection.execute(f"SELECT count(*) FROM {table} WHERE NOT ({sound})").fetchall()[0][0]  # noqa: S608
+        if strays:
+            raise Refused(f"{path} holds {strays} rows in {table} that are not: it was not made by hwbench")
+
+
+def _same_digests(
+    connection: DuckDBPyConnection,
+    path: Path,
+    manifest: Mapping[str, str],
+    tables: Mapping[str, Sequence[str] | None],
+) -> None:
+    """The manifest is whole, every table has the columns it had, and those named (None: all) hold what they held."""
+    edited = Refused(f"{path} was edited after it was published: its content has another digest", remedy=_AGAIN)
+    if content_digest(manifest) != manifest["content_digest"]:
+        raise edited
+    said: dict[str, dict[str, str]] = json.loads(manifest["column_digests"])
+    there: dict[str, set[str]] = {}
+    for table, column in connection.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND schema_name = 'main' "
+        "AND database_name = current_database()"
+    ).fetchall():
+        there.setdefault(table, set()).add(column)
+    if {name: set(columns) for name, columns in said.items()} != {k: v for k, v in there.items() if k != "manifest"}:
+        raise edited
+    for table, columns in tables.items():
+        expected = said[table] if columns is None else {name: said[table][name] for name in columns}
+        if column_digests(connection, table, list(expected), within=_home(connection)) != expected:
+            raise edited
+
+
+def all_digests(connection: DuckDBPyConnection, *, within: str = "main") -> str:
+    """The manifest's ``column_digests``: a JSON object, table -> column -> digest, of every table but the manifest."""
+    found = {name: column_digests(connection, name, within=within) for name in sorted(TABLES - {"manifest"})}
+    return json.dumps(found, sort_keys=True)
+
+
+def content_digest(manifest: Mapping[str, str]) -> str:
+    """The digest of everything in a published file but itself: the manifest, with the digests of all columns."""
     from hwbench_mlflow.codec import encode, sha256
 
-    rest = {key: value for key, value in manifest.items() if key != "content_digest"}
-    tables = tables_digest(connection, sorted(TABLES - {"manifest"}), within=within)
-    return sha256(f"{tables} {sha256(encode(rest))}".encode())
+    return sha256(encode({key: value for key, value in manifest.items() if key != "content_digest"}))

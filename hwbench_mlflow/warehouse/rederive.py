@@ -9,31 +9,26 @@ run that was removed from every table and from the mirror: `hwbench verify --sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.model import VerdictState
 from hwbench_mlflow.rules import Outcome, RuleKind
+from hwbench_mlflow.warehouse.cases import OURS, listed, load_work
 from hwbench_mlflow.warehouse.digest import quoted
-from hwbench_mlflow.warehouse.results import Case, rows_of
-from hwbench_mlflow.warehouse.star import (
-    LOG,
-    PER_RUN,
-    RUNS_OF_OURS,
-    StagedRows,
-    kept_files,
-    load_cases,
-    staged,
-)
+from hwbench_mlflow.warehouse.judging import JudgeDied, Terms, judges
+from hwbench_mlflow.warehouse.memory import Memory
+from hwbench_mlflow.warehouse.star import LOG, PER_RUN, StagedRows, StagedRun, schemas, staged
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
 SUITE = "evidence"
-CHUNK_RUNS = 2000
-CHUNK_BYTES = 64_000_000
+CHUNK_RUNS = 1000
+CHUNK_BYTES = 32_000_000
 
 _KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
 _SYNC = "Run `hwbench sync --full`: it makes every row again. Then find out who edited the warehouse."
@@ -46,7 +41,8 @@ class Rederived:
 
     ``edited``: rows that are not what the evidence makes. ``unproven``: results whose evidence does not come to
     ``verified`` or ``simulated``. ``absent``: results that the evidence makes and the warehouse lacks. ``probes``: runs
-    whose probes cannot be made again: they are kept out of what is shown, and refuse nothing.
+    whose probes cannot be made again: they are kept out of what is shown, and refuse nothing. ``broken``: why not every
+    run was judged. ``remembered``: how many of ``runs`` were not judged, because a digest proves them unchanged.
     """
 
     runs: int = 0
@@ -54,9 +50,23 @@ class Rederived:
     unproven: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     probes: set[str] = field(default_factory=set)
+    broken: str | None = None
+    remembered: int = 0
 
     def outcomes(self) -> list[Outcome]:
-        """One outcome for each of the three."""
+        """One outcome for each of the three. Where judging broke off none was made, which refuses everything."""
+        made = self._outcomes()
+        if self.broken is None:
+            return made
+        return [
+            replace(
+                o, kind=RuleKind.TABLE, passed=False, evaluated=None, unexpected=None, refused=(),
+                reason=f"not evaluated: {self.broken}",
+            )
+            for o in made
+        ]  # fmt: skip
+
+    def _outcomes(self) -> list[Outcome]:
         return [
             _outcome(
                 "evidence.verdict", RuleKind.ROW, self.runs, self.unproven,
@@ -89,43 +99,90 @@ def rederive(
     connection: DuckDBPyConnection,
     keyring: Keyring,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
+    memory: Memory | None = None,
 ) -> Rederived:
-    """Judge every run of hwbench's again and compare. Temporary tables only: nothing of the warehouse is written."""
+    """Judge every run of hwbench's again and compare; with ``memory``, those that it does not prove unchanged.
+
+    Writes nothing of the warehouse but what ``memory`` keeps: the runs that were found right.
+    """
     found = Rederived()
-    found.runs = connection.execute(f"SELECT count(*) FROM ({RUNS_OF_OURS})").fetchall()[0][0]
-    _strays(connection, found)
-    done = 0
-    for chunk in _chunks(connection):
-        with staged(connection) as stage:
-            _chunk(connection, stage, chunk, keyring, found)
-        done += len(chunk)
-        progress(done, found.runs)
+    with listed(connection):
+        found.runs = connection.execute(f"SELECT count(*) FROM {OURS}").fetchall()[0][0]
+        _strays(connection, found)
+        proven = memory.proven(connection) if memory is not None else set()
+        _remembered(connection, proven, found)
+        judged = _judge(connection, keyring, progress, proven, found)
+        if memory is not None and found.broken is None and (judged or proven != _known(connection)):
+            wrong = found.edited.keys() | found.absent.keys() | found.probes
+            memory.remember(connection, judged - wrong, proven - wrong)
     return found
+
+
+def _known(connection: DuckDBPyConnection) -> set[str]:
+    return {r[0] for r in connection.execute("SELECT run_id FROM judged_runs").fetchall()}
+
+
+def _remembered(connection: DuckDBPyConnection, proven: set[str], found: Rederived) -> None:
+    """What the verdicts of runs that are not judged again came to: their rows are proven to say it."""
+    found.remembered = len(proven)
+    rows = connection.execute(
+        "SELECT run_id, role, evidence, verdict, reasons FROM benchmark_runs "
+        "WHERE run_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY run_id",
+        [sorted(proven)],
+    ).fetchall()
+    for row in rows:
+        _unproven(StagedRun(*row), found)
+
+
+def _judge(
+    connection: DuckDBPyConnection,
+    keyring: Keyring,
+    progress: Callable[[int, int], None],
+    proven: set[str],
+    found: Rederived,
+) -> set[str]:
+    """Judge what is not ``proven``; the runs that were judged."""
+    terms = Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
+    done: set[str] = set()
+    try:
+        with judges(terms, found.runs - len(proven)) as several:
+            works = (load_work(connection, chunk, files=True) for chunk in _chunks(connection, proven))
+            for work, made in several.judge(works):
+                with staged(connection) as stage:
+                    stage.fill(work, made, terms)
+                    _compare(connection, stage, work, found)
+                done |= set(work.column("run_id").to_pylist())
+                progress(len(proven) + len(done), found.runs)
+    except JudgeDied as error:
+        found.broken = str(error)
+    return done
 
 
 def _strays(connection: DuckDBPyConnection, found: Rederived) -> None:
     """Rows of runs that the mirror does not know as hwbench's: nothing can vouch for them."""
     for table in PER_RUN:
         rows = connection.execute(
-            f"SELECT DISTINCT run_id FROM {table} WHERE run_id NOT IN (SELECT run_id FROM ({RUNS_OF_OURS}))"
+            f"SELECT DISTINCT run_id FROM {table} WHERE run_id NOT IN (SELECT run_id FROM {OURS})"
         ).fetchall()
         for (run_id,) in rows:
             found.edited.setdefault(run_id, f"it has rows in {table}, but is no run of hwbench's in the mirror")
     rows = connection.execute(
-        f"SELECT DISTINCT run_id FROM {LOG} WHERE run_id NOT IN (SELECT run_id FROM ({RUNS_OF_OURS}))"
+        f"SELECT DISTINCT run_id FROM {LOG} WHERE run_id NOT IN (SELECT run_id FROM {OURS})"
     ).fetchall()
     found.probes |= {r[0] for r in rows}
 
 
-def _chunks(connection: DuckDBPyConnection) -> Iterator[list[str]]:
+def _chunks(connection: DuckDBPyConnection, proven: set[str]) -> Iterator[list[str]]:
     rows = connection.execute(
-        f"""SELECT c.run_id, coalesce(f.bytes, 0) FROM ({RUNS_OF_OURS}) c LEFT JOIN (
+        f"""SELECT c.run_id, coalesce(f.bytes, 0) FROM {OURS} c LEFT JOIN (
                 SELECT run_id, sum(octet_length(content)) AS bytes FROM evidence_files GROUP BY 1) f USING (run_id)
             ORDER BY c.run_id"""
     ).fetchall()
     chunk: list[str] = []
     size = 0
     for run_id, more in rows:
+        if run_id in proven:
+            continue
         if chunk and (len(chunk) >= CHUNK_RUNS or size + more > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
@@ -135,39 +192,25 @@ def _chunks(connection: DuckDBPyConnection) -> Iterator[list[str]]:
         yield chunk
 
 
-def _chunk(
-    connection: DuckDBPyConnection, stage: StagedRows, run_ids: Sequence[str], keyring: Keyring, found: Rederived
-) -> None:
-    cases = load_cases(connection, run_ids)
-    files = kept_files(connection, run_ids)
-    # Which keys were trusted at the sync is the sync's affair: what it made of them is compared, not their names.
-    judges = dict(
-        connection.execute(
-            "SELECT run_id, judge FROM benchmark_runs WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [list(run_ids)]
-        ).fetchall()
-    )
-    judged = [(case, rows_of(case, files.get(case.run_id, {}), keyring, judges.get(case.run_id, ""))) for case in cases]
-    for run in stage.insert(judged, ""):
-        _unproven(run, found)
-    for case in cases:
-        if case.run_id not in judges:
-            found.absent[case.run_id] = "it has no row in benchmark_runs"
-    _compare(connection, found, {case.run_id: case for case in cases})
-
-
-def _unproven(run: dict[str, object], found: Rederived) -> None:
-    if run["role"] != "result" or run["evidence"] == "deleted":
+def _unproven(run: StagedRun, found: Rederived) -> None:
+    if run.role != "result" or run.evidence == "deleted":
         return
-    if run["verdict"] in {VerdictState.VERIFIED, VerdictState.SIMULATED}:
+    if run.verdict in {VerdictState.VERIFIED, VerdictState.SIMULATED}:
         return
-    reasons = run["reasons"]
-    assert isinstance(reasons, list)
-    said = run["verdict"] or "evidence of another version"
-    found.unproven[str(run["run_id"])] = f"{said}: {'; '.join(reasons)}"
+    said = run.verdict or "evidence of another version"
+    found.unproven[run.run_id] = f"{said}: {'; '.join(run.reasons)}"
 
 
-def _compare(connection: DuckDBPyConnection, found: Rederived, cases: dict[str, Case]) -> None:
+def _compare(connection: DuckDBPyConnection, stage: StagedRows, work: pa.Table, found: Rederived) -> None:
     only = "WHERE run_id IN (SELECT run_id FROM e_benchmark_runs)"
+    for run in stage.runs():
+        _unproven(run, found)
+    rows = connection.execute(
+        "SELECT run_id FROM e_benchmark_runs WHERE run_id NOT IN (SELECT run_id FROM benchmark_runs)"
+    ).fetchall()
+    for (run_id,) in rows:
+        found.absent[run_id] = "it has no row in benchmark_runs"
+    deleted = dict(zip(work.column("run_id").to_pylist(), work.column("deleted").to_pylist(), strict=True))
     here = {r[0] for r in connection.execute(f"SELECT run_id FROM performance_results {only}").fetchall()}
     made = {r[0] for r in connection.execute("SELECT run_id FROM e_performance_results").fetchall()}
     for run_id in made - here:
@@ -190,7 +233,7 @@ def _compare(connection: DuckDBPyConnection, found: Rederived, cases: dict[str, 
             found.edited.setdefault(run_id, f"its rows in {table} differ from what the evidence makes")
     for run_id in _differing(connection, LOG, only):
         found.probes.add(run_id)
-        if run_id in here and not cases[run_id].deleted:
+        if run_id in here and not deleted[run_id]:
             found.edited.setdefault(run_id, f"its rows in {LOG} differ from what the evidence makes")
 
 
@@ -210,10 +253,14 @@ def _columns(connection: DuckDBPyConnection) -> list[tuple[str, str]]:
 
 def _differing(connection: DuckDBPyConnection, table: str, only: str) -> set[str]:
     # The content of a file is what the row was just made of, where it has the digest that is kept beside it.
-    columns = "* EXCLUDE (content)" if table == "evidence_files" else "*"
-    mine, theirs = f"SELECT {columns} FROM {table} {only}", f"SELECT {columns} FROM e_{table}"
-    runs: set[str] = set()
-    for one, other in ((mine, theirs), (theirs, mine)):
-        rows = connection.execute(f"SELECT DISTINCT run_id FROM ({one} EXCEPT ALL {other})").fetchall()
-        runs |= {r[0] for r in rows}
-    return runs
+    names = ", ".join(
+        quoted(r[0])
+        for r in connection.execute(f"SELECT name FROM pragma_table_info('{table}') WHERE name <> 'content'").fetchall()
+    )
+    mine, theirs = f"SELECT {names} FROM {table} {only}", f"SELECT {names} FROM e_{table}"
+    rows = connection.execute(
+        f"""SELECT DISTINCT run_id FROM (
+                SELECT run_id FROM (SELECT *, 1 AS "#n" FROM ({mine}) UNION ALL SELECT *, -1 FROM ({theirs}))
+                GROUP BY {names} HAVING sum("#n") <> 0)"""
+    ).fetchall()
+    return {r[0] for r in rows}

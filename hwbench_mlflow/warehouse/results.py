@@ -110,33 +110,47 @@ def rows_of(case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judg
         return Rows(run=_run(case, judged_by, "none"))
     if case.deleted:
         return Rows(run=_run(case, judged_by, "deleted"))
-    rows = _read(case, files, keyring, judged_by)
+    rows, digests = _read(case, files, keyring, judged_by)
     rows.files = [
-        {"run_id": case.run_id, "name": name, "sha256": sha256(data), "size_bytes": len(data), "content": data}
+        {"run_id": case.run_id, "name": name, "sha256": digests[name], "size_bytes": len(data), "content": data}
         for name, data in sorted(files.items())
     ]
     return rows
 
 
-def _read(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> Rows:
+def _read(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> tuple[Rows, Mapping[str, str]]:
+    """The rows but for the files, and the SHA-256 of each file."""
     main = FILES[case.role][0]
-    data = files.get(main)
-    version = _version(data)
-    if version is not None and version != SCHEMA_VERSION:
-        reason = f"{main} has schema version {version}; this hwbench reads version {SCHEMA_VERSION}"
-        return Rows(run=_run(case, judged_by, "other_version", None, (reason,)))
     if case.role == "result":
         try:
-            return _result(case, files, keyring, judged_by)
+            judged = judge(files, case.index, keyring)
+            # What was decoded is of this version; only what was not may be of another.
+            other = None if judged.result is not None else _other_version(case, files.get(main), judged_by)
+            return other or _result(case, files, judged, judged_by), judged.digests
         except (ArithmeticError, LookupError, ValueError) as error:
             # Well-formed, but with numbers (zero threads, no worker) that nothing can be computed from.
-            return refused(case, judged_by, f"{main} cannot be computed with: {type(error).__name__}: {error}")
-    if data is None:
-        return _without(case, judged_by, "missing", f"hwbench/{main} is missing")
-    try:
-        return _devices(case, data, judged_by) if case.role == "devices" else _failure(case, data, judged_by)
-    except CorruptEvidence as error:
-        return _without(case, judged_by, "corrupt", f"{main}: {error}")
+            reason = f"{main} cannot be computed with: {type(error).__name__}: {error}"
+            return refused(case, judged_by, reason), {name: sha256(data) for name, data in files.items()}
+    digests = {name: sha256(data) for name, data in files.items()}
+    data = files.get(main)
+    rows = _other_version(case, data, judged_by)
+    if rows is None and data is None:
+        rows = _without(case, judged_by, "missing", f"hwbench/{main} is missing")
+    elif rows is None:
+        assert data is not None
+        try:
+            rows = (_devices if case.role == "devices" else _failure)(case, data, judged_by)
+        except CorruptEvidence as error:
+            rows = _without(case, judged_by, "corrupt", f"{main}: {error}")
+    return rows, digests
+
+
+def _other_version(case: Case, data: bytes | None, judged_by: str) -> Rows | None:
+    version = _version(data)
+    if version is None or version == SCHEMA_VERSION:
+        return None
+    reason = f"{FILES[case.role][0]} has schema version {version}; this hwbench reads version {SCHEMA_VERSION}"
+    return Rows(run=_run(case, judged_by, "other_version", None, (reason,)))
 
 
 def refused(case: Case, judged_by: str, reason: str, files: list[Row] | None = None) -> Rows:
@@ -252,8 +266,7 @@ def _is_verified(found: Availability, device: Device | None) -> bool:
 # --- results ------------------------------------------------------------------------------------
 
 
-def _result(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> Rows:
-    judged = judge(files, case.index, keyring)
+def _result(case: Case, files: Mapping[str, bytes], judged: Judgement, judged_by: str) -> Rows:
     result, verdict = judged.result, judged.verdict
     if result is None:
         evidence = "corrupt" if RESULT_FILE in files else "missing"
@@ -262,9 +275,9 @@ def _result(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by:
     row = {
         **_identity(case, result, judged),
         **_what(result),
-        **_measured(result, files, verdict),
+        **_measured(result, judged),
         **_where(result),
-        **_signed(files, judged),
+        **_signed(judged),
         "model_id": model["model_id"],
         "hardware_id": hardware["hardware_id"],
     }
@@ -379,8 +392,9 @@ def _joined(values: Any) -> str | None:
     return ", ".join(known) or None
 
 
-def _measured(result: BenchmarkResult, files: Mapping[str, bytes], verdict: Verdict) -> Row:
-    metrics = index_of(result, sha256(files[RESULT_FILE]), verdict).metrics
+def _measured(result: BenchmarkResult, judged: Judgement) -> Row:
+    index = judged.index or index_of(result, judged.digests[RESULT_FILE], judged.verdict)
+    metrics = index.metrics
     row: Row = {name: metrics.get(name) for name in METRICS}
     for name, spec in METRICS.items():
         if spec.unit == "count" and row[name] is not None:
@@ -410,7 +424,7 @@ def _where(result: BenchmarkResult) -> Row:
     }
 
 
-def _signed(files: Mapping[str, bytes], judged: Judgement) -> Row:
+def _signed(judged: Judgement) -> Row:
     names = {
         "result_sha256": RESULT_FILE,
         "samples_sha256": SAMPLES_FILE,
@@ -422,7 +436,7 @@ def _signed(files: Mapping[str, bytes], judged: Judgement) -> Row:
         "signature_state": signature and str(signature.state),
         "key_id": signature and signature.keyid,
         "key_name": signature and signature.key_name,
-        **{column: sha256(files[name]) if name in files else None for column, name in names.items()},
+        **{column: judged.digests.get(name) for column, name in names.items()},
     }
 
 

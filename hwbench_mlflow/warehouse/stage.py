@@ -8,8 +8,9 @@ and closed before the first write. Owns their names and columns; knows no store 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow
@@ -70,25 +71,48 @@ class Stage:
     After a read, ``s_runs`` and ``s_experiments`` list everything in scope; ``s_candidates`` names the runs whose
     four child tables are staged completely. A run in ``s_runs`` that is no candidate is known to be unchanged.
     ``s_refused`` names runs that cannot be mirrored exactly.
+
+    ``fresh`` is for a mirror without runs, inside the caller's transaction: rows of runs go straight to the mirror's
+    own tables, which ``s_<table>`` then only names. Nothing is copied twice, and nothing can be taken back but by
+    rolling back.
     """
 
-    def __init__(self, connection: DuckDBPyConnection) -> None:
+    def __init__(self, connection: DuckDBPyConnection, *, fresh: bool = False) -> None:
         self.connection = connection
+        self.fresh = fresh
         for table, columns in MIRROR.items():
+            if self._target(table).startswith("mlflow."):
+                connection.execute(f"CREATE OR REPLACE TEMP VIEW s_{table} AS FROM mlflow.{table}")
+                continue
             body = ", ".join(f'"{c}" {column_type(table, c)}' for c in columns)
             connection.execute(f"CREATE OR REPLACE TEMP TABLE s_{table} ({body})")
         connection.execute("CREATE OR REPLACE TEMP TABLE s_candidates (run_uuid VARCHAR)")
         connection.execute("CREATE OR REPLACE TEMP TABLE s_refused (run_uuid VARCHAR, reason VARCHAR)")
 
+    def _target(self, table: str) -> str:
+        return f"mlflow.{table}" if self.fresh and not table.startswith("experiment") else f"s_{table}"
+
     def load(self, table: str, rows: pyarrow.RecordBatchReader | pyarrow.Table) -> None:
         """Append Arrow rows whose column names are the mirror's; NaN flags become NaN here and only here."""
         columns = ", ".join(f'"{c}"' for c in MIRROR[table])
         picked = ", ".join(self._source(table, c) for c in MIRROR[table])
+        with self._incoming(rows):
+            self.connection.execute(f"INSERT INTO {self._target(table)} ({columns}) SELECT {picked} FROM s_incoming")
+
+    @contextmanager
+    def _incoming(self, rows: Any) -> Iterator[None]:
+        """Arrow rows as ``s_incoming``."""
+        import duckdb
+
         self.connection.register("s_incoming", rows)
         try:
-            self.connection.execute(f"INSERT INTO s_{table} ({columns}) SELECT {picked} FROM s_incoming")
-        finally:
-            self.connection.unregister("s_incoming")
+            yield
+        except BaseException:
+            # In a transaction that has failed this fails too, and would hide why.
+            with suppress(duckdb.Error):
+                self.connection.unregister("s_incoming")
+            raise
+        self.connection.unregister("s_incoming")
 
     @staticmethod
     def _source(table: str, column: str) -> str:
@@ -101,9 +125,8 @@ class Stage:
         import pyarrow as pa
 
         names = pa.table({"run_uuid": pa.array(list(run_ids), pa.string())})
-        self.connection.register("s_incoming", names)
-        self.connection.execute("INSERT INTO s_candidates SELECT run_uuid FROM s_incoming EXCEPT FROM s_candidates")
-        self.connection.unregister("s_incoming")
+        with self._incoming(names):
+            self.connection.execute("INSERT INTO s_candidates SELECT run_uuid FROM s_incoming EXCEPT FROM s_candidates")
 
     def all_are_candidates(self) -> None:
         """Every run of ``s_runs`` has its children staged."""
@@ -123,8 +146,7 @@ class Stage:
 
     def changed_tags(self, rows: pyarrow.RecordBatchReader) -> list[str]:
         """Runs whose tags, streamed past and not kept, differ from the mirror's fingerprint."""
-        self.connection.register("s_incoming", rows)
-        try:
+        with self._incoming(rows):
             found = self.connection.execute(
                 f"""WITH seen AS (
                         SELECT run_uuid, sum({row_hash("tags")}::HUGEINT) AS fp FROM s_incoming GROUP BY run_uuid)
@@ -132,22 +154,17 @@ class Stage:
                     JOIN mlflow.run_state f USING (run_uuid) LEFT JOIN seen USING (run_uuid)
                     WHERE coalesce(seen.fp, 0) <> f.fp_tags"""
             ).fetchall()
-        finally:
-            self.connection.unregister("s_incoming")
         return [r[0] for r in found]
 
     def changed_counts(self, table: str, rows: pyarrow.RecordBatchReader) -> list[str]:
         """Runs whose number of rows ``(run_uuid, n)`` in an append-only table is not the mirror's."""
-        self.connection.register("s_incoming", rows)
-        try:
+        with self._incoming(rows):
             found = self.connection.execute(
                 f"""WITH seen AS (SELECT run_uuid, n FROM s_incoming),
                          mine AS (SELECT run_uuid, count(*) AS n FROM mlflow.{table} GROUP BY run_uuid)
                     SELECT s.run_uuid FROM s_runs s LEFT JOIN seen USING (run_uuid) LEFT JOIN mine USING (run_uuid)
                     WHERE coalesce(seen.n, 0) <> coalesce(mine.n, 0)"""
             ).fetchall()
-        finally:
-            self.connection.unregister("s_incoming")
         return [r[0] for r in found]
 
     def differing(self, tables: Sequence[str]) -> list[str]:
@@ -210,15 +227,13 @@ class Stage:
                 f"INSERT INTO s_{table} FROM mlflow.{table} WHERE experiment_id = ?", [experiment_id]
             )
 
-    def mirrored_rows_of_missing_runs(self) -> dict[str, int]:
-        """Rows that the mirror holds, a table, of runs that ``s_runs`` no longer lists."""
-        return {
-            table: self._count(
-                f"SELECT count(*) FROM mlflow.{table} WHERE run_uuid IN "
-                "(SELECT run_uuid FROM mlflow.runs EXCEPT SELECT run_uuid FROM s_runs)"
-            )
-            for table in CHILDREN
-        }
+    def mirrored_rows(self, table: str, run_ids: Iterable[str]) -> int:
+        """Rows that the mirror holds of the named runs."""
+        names = sorted(run_ids)
+        if not names:
+            return 0
+        self._name(names)
+        return self._count(f"SELECT count(*) FROM mlflow.{table} WHERE run_uuid IN (FROM s_named)")
 
     def stray_runs(self) -> list[str]:
         """Runs that have rows in a child table of the mirror and are in neither ``runs``: a hand put them there."""
@@ -260,4 +275,5 @@ class Stage:
     def drop(self) -> None:
         """Give the memory back."""
         for table in (*MIRROR, "candidates", "refused"):
-            self.connection.execute(f"DROP TABLE IF EXISTS s_{table}")
+            kind = "VIEW" if table in MIRROR and self._target(table).startswith("mlflow.") else "TABLE"
+            self.connection.execute(f"DROP {kind} IF EXISTS s_{table}")

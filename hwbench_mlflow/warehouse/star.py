@@ -19,22 +19,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.codec import sha256
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.evidence import DIGEST_PARAM, RESULT_ID_PARAM, ROLE_TAG, RunIndex
-from hwbench_mlflow.metrics import METRICS
+from hwbench_mlflow.warehouse.cases import RUNS_OF_OURS, listed, load_work
 from hwbench_mlflow.warehouse.database import transaction
-from hwbench_mlflow.warehouse.results import FILES, Case, Row, Rows, judge_name, refused, rows_of
+from hwbench_mlflow.warehouse.judging import Terms, judged, judges, tables_of
+from hwbench_mlflow.warehouse.results import FILES, Case, Rows, judge_name, refused
 from hwbench_mlflow.warehouse.sources import EvidenceSource, Sources
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-CHUNK_RUNS = 100
+CHUNK_RUNS = 500
 """Runs a transaction; what is held in memory is their files and their samples."""
 FETCHERS = 8
 
@@ -43,27 +44,11 @@ PER_RUN = ("performance_results", "latency_samples", "verdict_findings", "eviden
 DIMENSIONS = ("models", "hardware_platforms")
 LOG = "hardware_availability_log"
 
-_FIELDS = {
-    "performance_results": "results", "verdict_findings": "findings", "evidence_files": "files",
-    "models": "models", "hardware_platforms": "hardware", LOG: "probes",
-}  # fmt: skip
 _KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
-
-_FINGERPRINT = "concat_ws(' ', f.fp_run, f.fp_tags, f.fp_params, f.fp_latest, f.fp_history, f.engine)"
-
-# Params are write-once: a run that has them is a result, whatever its tags are made to say.
-RUNS_OF_OURS = f"""
-    SELECT r.run_uuid AS run_id, r.experiment_id, r.lifecycle_stage IS DISTINCT FROM 'active' AS deleted,
-           coalesce(r.artifact_uri, '') AS artifact_uri, coalesce(r.status, '') AS status,
-           CASE WHEN p.run_uuid IS NOT NULL THEN 'result'
-                WHEN t.value IN ('result', 'devices', 'failure', 'parent') THEN t.value ELSE 'unknown' END AS role,
-           {_FINGERPRINT} AS fingerprint
-    FROM mlflow.runs r JOIN mlflow.run_state f USING (run_uuid)
-    LEFT JOIN (SELECT run_uuid, max(value) AS value FROM mlflow.tags WHERE key = '{ROLE_TAG}' GROUP BY ALL) t
-        USING (run_uuid)
-    LEFT JOIN (SELECT DISTINCT run_uuid FROM mlflow.params WHERE key IN ('{DIGEST_PARAM}', '{RESULT_ID_PARAM}')) p
-        USING (run_uuid)
-    WHERE (p.run_uuid IS NOT NULL OR t.run_uuid IS NOT NULL)"""
+_NESTED = (
+    "run_id VARCHAR, worker INTEGER, phase VARCHAR, samples_ns BIGINT[], runs_per_sample BIGINT, is_latency BOOLEAN, "
+    "arrivals_ns BIGINT[], starts_ns BIGINT[], ends_ns BIGINT[]"
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,19 +114,23 @@ class Star:
         """
         filled = Filled()
         due = self._due(connection, experiments, full=full, without=without)
-        for begin in range(0, len(due), CHUNK_RUNS):
-            chunk = due[begin : begin + CHUNK_RUNS]
-            with staged(connection) as stage:
-                self._stage(connection, stage, chunk, filled)
-                differs = stage.differing()
-                if any(differs.values()):
-                    with transaction(connection):
-                        before_write()
-                        stage.write(differs)
-                        at_step(f"inside results {begin}")
-                    at_step(f"results {begin}")
-                filled.written += len(set().union(*differs.values()))
-            filled.judged += len(chunk)
+        begin = 0
+        for stage in self._judged(connection, due):
+            for run in stage.runs():
+                if run.evidence == "unreachable":
+                    filled.unreachable[run.run_id] = run.reasons[0]
+                if run.verdict is not None:
+                    filled.verdicts[run.verdict] = filled.verdicts.get(run.verdict, 0) + 1
+            differs = stage.differing()
+            if any(differs.values()):
+                with transaction(connection):
+                    before_write()
+                    stage.write(differs)
+                    at_step(f"inside results {begin}")
+                at_step(f"results {begin}")
+            filled.written += len(set().union(*differs.values()))
+            begin += CHUNK_RUNS
+            filled.judged = min(begin, len(due))
             progress(filled.judged, len(due))
         return filled
 
@@ -149,21 +138,28 @@ class Star:
         """``(table, rows only in the evidence, rows only in the warehouse)``: everything fetched and judged again."""
         counts = dict.fromkeys(PER_RUN, (0, 0))
         edited: dict[str, set[str]] = {table: set() for table in DIMENSIONS}
-        due = self._due(connection, (), full=True)
-        for begin in range(0, len(due), CHUNK_RUNS):
-            with staged(connection) as stage:
-                self._stage(connection, stage, due[begin : begin + CHUNK_RUNS], Filled())
-                for table in PER_RUN:
-                    more = stage.counts(table)
-                    counts[table] = (counts[table][0] + more[0], counts[table][1] + more[1])
-                for table in DIMENSIONS:
-                    edited[table] |= stage.edited(table)
+        for stage in self._judged(connection, self._due(connection, (), full=True)):
+            for table in PER_RUN:
+                more = stage.counts(table)
+                counts[table] = (counts[table][0] + more[0], counts[table][1] + more[1])
+            for table in DIMENSIONS:
+                edited[table] |= stage.edited(table)
         ours = f"(SELECT run_id FROM ({RUNS_OF_OURS}))"
         for table in PER_RUN:
             stray = connection.execute(f"SELECT count(*) FROM {table} WHERE run_id NOT IN {ours}").fetchall()[0][0]
             counts[table] = (counts[table][0], counts[table][1] + stray)
         counts |= {table: (len(keys), len(keys)) for table, keys in edited.items()}
         return [(table, *pair) for table, pair in counts.items() if any(pair)]
+
+    def _judged(self, connection: DuckDBPyConnection, due: Sequence[_Due]) -> Iterator[StagedRows]:
+        """The rows of ``due``, staged ``CHUNK_RUNS`` runs at a time, in order."""
+        terms = Terms(keyring=self.keyring, schemas=schemas(connection), keep_content=True, kept_only=False)
+        chunks = (due[begin : begin + CHUNK_RUNS] for begin in range(0, len(due), CHUNK_RUNS))
+        with listed(connection), judges(terms, len(due)) as several:
+            for work, made in several.judge(self._work(connection, chunk) for chunk in chunks):
+                with staged(connection) as stage:
+                    stage.fill(work, made, terms)
+                    yield stage
 
     def _due(
         self,
@@ -186,35 +182,42 @@ class Star:
         ).fetchall()
         return [_Due(run_id=r[0], fetch=full or r[1]) for r in rows]
 
-    def _stage(self, connection: DuckDBPyConnection, stage: StagedRows, due: Sequence[_Due], filled: Filled) -> None:
-        cases = load_cases(connection, [d.run_id for d in due])
+    def _work(self, connection: DuckDBPyConnection, due: Sequence[_Due]) -> pa.Table:
+        """What the mirror says of runs, with their files or the reason why there are none now."""
+        import pyarrow as pa
+
+        work = load_work(connection, [d.run_id for d in due], files=False, judged_by=self.judge)
         kept = kept_files(connection, [d.run_id for d in due if not d.fetch])
         fetch = {d.run_id for d in due if d.fetch}
 
-        def files(case: Case) -> Mapping[str, bytes] | str:
-            known = None if case.run_id in fetch else kept.get(case.run_id)
-            return self._files(case) if known is None else known
+        def files(run: Mapping[str, Any]) -> Mapping[str, bytes] | str:
+            known = None if run["run_id"] in fetch else kept.get(run["run_id"])
+            return self._files(run) if known is None else known
 
+        runs = work.select(["run_id", "role", "deleted", "artifact_uri"]).to_pylist()
         # Threads wait for files; judging is Python's own work, which threads would only interleave.
         with ThreadPoolExecutor(FETCHERS, thread_name_prefix="hwbench-evidence") as pool:
-            fetched = list(pool.map(files, cases))
-        judged = [
-            (case, rows_of(case, found, self.keyring, self.judge)) for case, found in zip(cases, fetched, strict=True)
-        ]
-        for row in stage.insert(judged, self.judge):
-            if row["evidence"] == "unreachable":
-                filled.unreachable[row["run_id"]] = row["reasons"][0]
-            if row["verdict"] is not None:
-                filled.verdicts[row["verdict"]] = filled.verdicts.get(row["verdict"], 0) + 1
+            fetched = list(pool.map(files, runs))
+        columns = {
+            "unreachable": [found if isinstance(found, str) else None for found in fetched],
+            "files": [
+                [] if isinstance(found, str) else [{"name": n, "sha256": "", "content": c} for n, c in found.items()]
+                for found in fetched
+            ],
+        }
+        for name, values in columns.items():
+            field = work.schema.field(name)
+            work = work.set_column(work.schema.get_field_index(name), field, pa.array(values, field.type))
+        return work
 
-    def _files(self, case: Case) -> Mapping[str, bytes] | str:
-        names = FILES.get(case.role, ())
-        if not names or case.deleted:
+    def _files(self, run: Mapping[str, Any]) -> Mapping[str, bytes] | str:
+        names = FILES.get(run["role"], ())
+        if not names or run["deleted"]:
             return {}
         try:
-            return self.source.fetch(case.run_id, case.artifact_uri, names)
+            return self.source.fetch(run["run_id"], run["artifact_uri"], names)
         except StoreError as error:
-            return str(error)
+            return str(error).encode("utf-8", "backslashreplace").decode()
 
 
 def orphans(connection: DuckDBPyConnection) -> bool:
@@ -233,39 +236,6 @@ def tidy(connection: DuckDBPyConnection) -> None:
         connection.execute(f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {key} FROM performance_results)")
 
 
-def load_cases(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> list[Case]:
-    """The mirror's word on runs of hwbench's, every metric point included, in the order of their ids."""
-    ids = [list(run_ids)]
-    only = "run_uuid IN (SELECT unnest(?::VARCHAR[]))"
-    texts: dict[str, dict[str, dict[str, str]]] = {"params": {}, "tags": {}}
-    for table, found in texts.items():
-        rows = connection.execute(f"SELECT run_uuid, key, value FROM mlflow.{table} WHERE {only}", ids).fetchall()
-        for run_id, key, value in rows:
-            found.setdefault(run_id, {})[key] = value if value is not None else ""
-    points: dict[str, dict[str, list[float]]] = {}
-    history = connection.execute(
-        f"SELECT run_uuid, key, value FROM mlflow.metric_history WHERE {only} AND key IN (SELECT unnest(?::VARCHAR[]))",
-        [*ids, list(METRICS)],
-    ).fetchall()
-    for run_id, key, value in history:
-        points.setdefault(run_id, {}).setdefault(key, []).append(value)
-    runs = connection.execute(
-        f"SELECT run_id, role, fingerprint, experiment_id, deleted, artifact_uri, status FROM ({RUNS_OF_OURS}) "
-        "WHERE run_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY run_id",
-        ids,
-    ).fetchall()
-    return [
-        Case(
-            run_id=r[0], role=r[1], fingerprint=r[2], experiment_id=r[3], deleted=r[4], artifact_uri=r[5],
-            index=RunIndex(
-                run_id=r[0], status=r[6], params=texts["params"].get(r[0], {}), tags=texts["tags"].get(r[0], {}),
-                metrics=points.get(r[0], {}),
-            ),
-        )
-        for r in runs
-    ]  # fmt: skip
-
-
 def kept_files(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> dict[str, dict[str, bytes]]:
     """The evidence files that the warehouse keeps of runs. A run with a file that is not what was kept is left out."""
     kept: dict[str, dict[str, bytes]] = {}
@@ -281,11 +251,29 @@ def kept_files(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> dict[s
     return {run_id: files for run_id, files in kept.items() if run_id not in spoilt}
 
 
+def schemas(connection: DuckDBPyConnection) -> dict[str, pa.Schema]:
+    """The columns of every table that judging fills, as Arrow has them."""
+    found = {t: connection.table(t).limit(0).to_arrow_table().schema for t in (*PER_RUN, *DIMENSIONS, LOG)}
+    columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in (c.split(" ") for c in _NESTED.split(", ")))
+    return found | {"nested": connection.sql(f"SELECT {columns} LIMIT 0").to_arrow_table().schema}
+
+
 @contextmanager
 def staged(connection: DuckDBPyConnection) -> Iterator[StagedRows]:
     stage = StagedRows(connection)
     yield stage
     stage.drop()
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRun:
+    """What became of one run."""
+
+    run_id: str
+    role: str
+    evidence: str
+    verdict: str | None
+    reasons: Sequence[str]
 
 
 class StagedRows:
@@ -302,47 +290,62 @@ class StagedRows:
             [[*PER_RUN, *DIMENSIONS, LOG]],
         ).fetchall():
             connection.execute(f"CREATE OR REPLACE TEMP TABLE e_{name} {sql[sql.index('(') :]}")
-        connection.execute(
-            "CREATE OR REPLACE TEMP TABLE e_nested (run_id VARCHAR, worker INTEGER, phase VARCHAR, "
-            "samples_ns BIGINT[], runs_per_sample BIGINT, is_latency BOOLEAN, arrivals_ns BIGINT[], "
-            "starts_ns BIGINT[], ends_ns BIGINT[])"
-        )
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE e_nested ({_NESTED})")
 
     def drop(self) -> None:
         """Give the memory back."""
         for table in (*PER_RUN, *DIMENSIONS, LOG, "nested"):
             self.connection.execute(f"DROP TABLE IF EXISTS e_{table}")
 
-    def insert(self, judged: Sequence[tuple[Case, Rows]], judged_by: str) -> list[Row]:
-        """Insert the rows of runs; those of ``benchmark_runs`` as they came out."""
-        if self._try([rows for _, rows in judged]) is None:
-            return [rows.run for _, rows in judged]
-        for table in (*PER_RUN, *DIMENSIONS, LOG, "nested"):
-            self.connection.execute(f"DELETE FROM e_{table}")
-        return [self._insert_one(case, rows, judged_by) for case, rows in judged]
+    def fill(self, work: pa.Table, made: Mapping[str, pa.Table] | None, terms: Terms) -> None:
+        """Insert the rows of runs: as another process ``made`` them, or judged here."""
+        if made is not None and self._insert(made) is None:
+            return
+        self._clear("TRUE")
+        rows = judged(work, terms)
+        if self._try([one for _, one in rows], terms) is None:
+            return
+        self._clear("TRUE")
+        for case, one in rows:
+            self._insert_one(case, one, terms)
 
-    def _insert_one(self, case: Case, rows: Rows, judged_by: str) -> Row:
-        reason = self._try([rows])
+    def runs(self) -> list[StagedRun]:
+        """What came out, a run each."""
+        rows = self.connection.execute(
+            "SELECT run_id, role, evidence, verdict, reasons FROM e_benchmark_runs ORDER BY run_id"
+        ).fetchall()
+        return [StagedRun(*row) for row in rows]
+
+    def _clear(self, only: str, *values: object) -> None:
+        for table in (*PER_RUN, LOG, "nested", *(DIMENSIONS if not values else ())):
+            self.connection.execute(f"DELETE FROM e_{table} WHERE {only}", list(values))
+
+    def _insert_one(self, case: Case, rows: Rows, terms: Terms) -> None:
+        reason = self._try([rows], terms)
         if reason is None:
-            return rows.run
-        for table in (*PER_RUN, LOG, "nested"):
-            self.connection.execute(f"DELETE FROM e_{table} WHERE run_id = ?", [case.run_id])
-        instead = refused(case, judged_by, reason, rows.files)
-        again = self._try([instead])
+            return
+        self._clear("run_id = ?", case.run_id)
+        again = self._try([refused(case, rows.run["judge"], reason, rows.files)], terms)
         if again is not None:
             raise StoreError(f"run {case.run_id} cannot be refused: {again}")
-        return instead.run
 
-    def _try(self, rows: Sequence[Rows]) -> str | None:
-        import duckdb
+    def _try(self, rows: Sequence[Rows], terms: Terms) -> str | None:
         import pyarrow as pa
 
         try:
-            for table, attribute in _FIELDS.items():
-                self._load(table, [row for one in rows for row in getattr(one, attribute)])
-            self._load("benchmark_runs", [one.run for one in rows])
-            self._load("nested", [row for one in rows for row in one.samples])
-        except (duckdb.ConstraintException, duckdb.ConversionException, pa.ArrowException, OverflowError) as error:
+            made = tables_of(rows, terms.schemas)
+        except (pa.ArrowException, OverflowError) as error:
+            return str(error).splitlines()[0]
+        return self._insert(made)
+
+    def _insert(self, made: Mapping[str, pa.Table]) -> str | None:
+        """Why the tables refuse these rows; None where they hold them now."""
+        import duckdb
+
+        try:
+            for table, rows in made.items():
+                self._load(table, rows)
+        except (duckdb.ConstraintException, duckdb.ConversionException) as error:
             return str(error).splitlines()[0]
         self.connection.execute(
             """INSERT INTO e_latency_samples BY NAME
@@ -355,13 +358,10 @@ class StagedRows:
         self.connection.execute("DELETE FROM e_nested")
         return None
 
-    def _load(self, table: str, rows: list[Row]) -> None:
-        import pyarrow as pa
-
-        if not rows:
+    def _load(self, table: str, rows: pa.Table) -> None:
+        if not rows.num_rows:
             return
-        schema = self.connection.table(f"e_{table}").limit(0).to_arrow_table().schema
-        self.connection.register("e_incoming", pa.Table.from_pylist(rows, schema))
+        self.connection.register("e_incoming", rows)
         verb = "INSERT OR IGNORE" if table in (*DIMENSIONS, LOG) else "INSERT"
         try:
             self.connection.execute(f"{verb} INTO e_{table} FROM e_incoming")

@@ -109,9 +109,9 @@ def _trends(connection: DuckDBPyConnection, latest: Sequence[Row], filters: Filt
 def _trend(connection: DuckDBPyConnection, row: Row, filters: Filters) -> Trend:
     same = " AND ".join(f"{name} IS NOT DISTINCT FROM $key_{name}" for name in CONFIGURATION)
     points = connection.execute(
-        f"""SELECT created_at, latency_ms_p50, latency_ms_p50_ci95_low, latency_ms_p50_ci95_high FROM (
+        f"""SELECT created_at, latency_ms_p50, latency_ms_p50_ci95_low, latency_ms_p50_ci95_high, stable FROM (
                 SELECT *, row_number() OVER (ORDER BY created_at, run_id) - 1 AS n, count(*) OVER () AS total FROM (
-                    SELECT created_at, run_id, latency_ms_p50, latency_ms_p50_ci95_low, latency_ms_p50_ci95_high
+                    SELECT created_at, run_id, latency_ms_p50, latency_ms_p50_ci95_low, latency_ms_p50_ci95_high, stable
                     FROM real_results WHERE {_WANTED} AND {same} AND latency_ms_p50 IS NOT NULL))
             WHERE n % ceil(total / {MAX_POINTS})::BIGINT = 0 OR n = total - 1
             ORDER BY created_at, run_id""",

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.warehouse import database, mirror, star
+from hwbench_mlflow.warehouse import database, mirror
 from hwbench_mlflow.warehouse.readers import Mode, Reader, Request, StoreState
 from hwbench_mlflow.warehouse.stage import Stage
-from hwbench_mlflow.warehouse.star import Filled, Star
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+    from hwbench_mlflow.warehouse.star import Star
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -135,9 +136,9 @@ def _previous(connection: DuckDBPyConnection, reader: Reader, scope: str) -> Sto
     if connection.execute("SELECT EXISTS (FROM mlflow.sync_log WHERE finished_at IS NULL)").fetchall()[0][0]:
         return None
     rows = connection.execute(
-        "SELECT state FROM mlflow.sync_state WHERE scope = ? AND store = ?", [scope, reader.store]
+        "SELECT state, memory FROM mlflow.sync_state WHERE scope = ? AND store = ?", [scope, reader.store]
     ).fetchall()
-    return StoreState.from_json(rows[0][0]) if rows else None
+    return StoreState.from_json(*rows[0]) if rows else None
 
 
 def utc_now() -> datetime:
@@ -162,7 +163,10 @@ class _Sync:
     ) -> None:
         self.reader, self.connection, self.options, self.scope = reader, connection, options, scope
         self.judge, self.say, self.progress, self.at_step, self.began = judge, say, progress, at_step, began
-        self.filled = Filled()
+        # Brings cryptography and the rules of verdicts with it: a sync that finds nothing to do needs none of them.
+        from hwbench_mlflow.warehouse import star
+
+        self.star, self.filled = star, star.Filled()
         self.started = utc_now()
         self.seconds: dict[str, float] = {}
         self.sync_id: int | None = None
@@ -170,18 +174,44 @@ class _Sync:
     def run(self) -> SyncSummary:
         self._refuse_other_store()
         previous = _previous(self.connection, self.reader, self.scope)
+        if self.reader.snapshot and not self.options.dry_run and mirror.is_empty(self.connection):
+            return self._first(previous)
         stage = Stage(self.connection)
-        self.progress("reading the store", 0, 0)
-        state = self._timed(
-            "read",
-            lambda: self.reader.read(
-                stage, Request(mode=self.options.mode, experiments=self.options.experiments, previous=previous)
-            ),
-        )
-        self.at_step("read")
+        state = self._read(stage, previous)
         plan = self._timed("plan", lambda: self._plan(stage))
         if not self.options.dry_run:
             self._timed("write", lambda: self._write(plan, state, previous))
+        summary = self._summary(stage, plan)
+        stage.drop()
+        return summary
+
+    def _read(self, stage: Stage, previous: StoreState | None) -> StoreState:
+        self.progress("reading the store", 0, 0)
+        request = Request(
+            mode=self.options.mode, experiments=self.options.experiments, previous=previous,
+            remember=not self.options.dry_run,
+        )  # fmt: skip
+        state = self._timed("read", lambda: self.reader.read(stage, request))
+        self.at_step("read")
+        return state
+
+    def _first(self, previous: StoreState | None) -> SyncSummary:
+        """A sync into an empty mirror: one transaction from the first row read to the fingerprints.
+
+        The rows are written where they belong while they are read: half the work of staging them first. Killed, the
+        mirror is as empty as it was.
+        """
+        with database.transaction(self.connection):
+            stage = Stage(self.connection, fresh=True)
+            state = self._read(stage, None)
+            plan = self._timed("plan", lambda: mirror.plan_fresh(self.connection, scoped=bool(self.scope)))
+            began = time.perf_counter()
+            if plan.batches:
+                mirror.write_fresh(self.connection, self._sync_id(), self.started)
+            self.at_step("inside 0")
+        self.at_step("batch 0")
+        self._conclude(plan, state, previous)
+        self.seconds["write"] = time.perf_counter() - began
         summary = self._summary(stage, plan)
         stage.drop()
         return summary
@@ -206,12 +236,16 @@ class _Sync:
                 sync_id = self._sync_id()
                 mirror.write_batch(self.connection, batch, sync_id, self.started)
                 # A result must not outlive the state of the run that it was judged in.
-                star.forget_changed(self.connection, batch)
+                self.star.forget_changed(self.connection, batch)
                 self.at_step(f"inside {batch}")
                 mirror.write_fingerprints(self.connection, batch)
             self.at_step(f"batch {batch}")
+        self._conclude(plan, state, previous)
+
+    def _conclude(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
+        """The mirror stands: judge, then log and remember."""
         self._timed("results", lambda: self._fill(plan))
-        quiet = self.sync_id is None and not self._refused_differ() and not star.orphans(self.connection)
+        quiet = self.sync_id is None and not self._refused_differ() and not self.star.orphans(self.connection)
         if plan.empty and state == previous and quiet:
             return
         with database.transaction(self.connection):
@@ -236,11 +270,11 @@ class _Sync:
 
     def _finish(self, plan: mirror.Plan, state: StoreState) -> None:
         connection = self.connection
-        if not plan.empty or self.sync_id is not None or star.orphans(connection):
+        if not plan.empty or self.sync_id is not None or self.star.orphans(connection):
             sync_id = self._sync_id()
             mirror.remove_runs(connection, plan.removed, sync_id, self.started)
-            star.forget(connection, plan.removed)
-            star.tidy(connection)
+            self.star.forget(connection, plan.removed)
+            self.star.tidy(connection)
             if plan.experiments_differ:
                 mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
             connection.execute(
@@ -255,9 +289,12 @@ class _Sync:
         connection.execute(
             "INSERT OR REPLACE INTO mlflow.refused_runs SELECT run_uuid, min(reason) FROM s_refused GROUP BY 1"
         )
+        # What was remembered of another store is not of this mirror; nor is a memory that other syncs have overtaken.
+        connection.execute("DELETE FROM mlflow.sync_state WHERE store <> ?", [self.reader.store])
+        connection.execute("UPDATE mlflow.sync_state SET memory = NULL WHERE scope <> ?", [self.scope])
         connection.execute(
-            "INSERT OR REPLACE INTO mlflow.sync_state VALUES (?, ?, ?)",
-            [self.scope, self.reader.store, state.to_json()],
+            "INSERT OR REPLACE INTO mlflow.sync_state (scope, store, state, memory) VALUES (?, ?, ?, ?)",
+            [self.scope, self.reader.store, state.to_json(), state.memory],
         )
 
     def _refused_differ(self) -> bool:
@@ -342,7 +379,7 @@ def verify_store(reader: Reader, db: Path, judge: Star | None = None) -> list[tu
     try:
         with database.reader(db) as connection:
             stage = Stage(connection)
-            reader.read(stage, Request(mode=Mode.FULL))
+            reader.read(stage, Request(mode=Mode.FULL, remember=False))
             found = mirror.differences(connection)
             return found + (judge.differences(connection) if judge is not None else [])
     except duckdb.Error as error:

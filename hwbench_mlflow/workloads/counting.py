@@ -20,7 +20,7 @@ from hwbench_mlflow.workloads.generation import read_once
 if TYPE_CHECKING:
     import torch
 
-BYTES_PER_ELEMENT = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2}
+BYTES_PER_ELEMENT = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2, Precision.INT8: 1}
 _TOKEN_BYTES = 8  # int64
 
 _CHECK = "torch_compilable_check"

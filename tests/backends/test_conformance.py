@@ -14,10 +14,12 @@ from hwbench_mlflow.backends import lookup
 from hwbench_mlflow.backends._browser import BROWSER_VARIABLE
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, UsageError
 from hwbench_mlflow.model import (
+    DEFAULT_PRECISION,
     Availability,
     AvailabilityStatus,
     Device,
     ExecutionWitness,
+    FailureCategory,
     Platform,
     Precision,
     Scenario,
@@ -26,17 +28,27 @@ from hwbench_mlflow.model import (
 from tests.backends.tiny import OUTPUT, reference, tiny_inputs, tiny_model, tiny_workload
 from tests.conftest import REQUIRED, WEBNN_BROWSER
 
-TOLERANCE = 1e-4  # fp32 against fp32 of another library: sums in another order
+TOLERANCES = {"qnn": 3e-2}  # fp16
+FP32_TOLERANCE = 1e-4  # against fp32 of another library: sums in another order
 
 
 @dataclasses.dataclass
 class Opened:
-    """A backend with a session open on its first device."""
+    """A backend with a session open on its first device, at the precision that it computes in by default."""
 
     backend: Any
     device: Device
     session: Any
     model: Any
+    tolerance: float
+
+
+def default_precision(device: Device) -> Precision:
+    return DEFAULT_PRECISION.get(device.platform, Precision.FP32)
+
+
+def tolerance(device: Device) -> float:
+    return TOLERANCES.get(device.platform, FP32_TOLERANCE)
 
 
 @pytest.fixture(scope="module", params=sorted(lookup.targets()))
@@ -67,10 +79,10 @@ def available(probed: tuple[str, Any, Availability]) -> tuple[Any, Device]:
 @pytest.fixture(scope="module")
 def opened(available: tuple[Any, Device]) -> Iterator[Opened]:
     backend, device = available
-    workload = tiny_workload()
+    workload = tiny_workload(precision=default_precision(device))
     model = tiny_model(workload)
     with backend.open(device, workload, model, 1) as session:
-        yield Opened(backend, device, session, model)
+        yield Opened(backend, device, session, model, tolerance(device))
 
 
 def test_a_required_backend_that_is_absent_fails_instead_of_skipping() -> None:
@@ -133,7 +145,7 @@ def test_each_slot_gives_the_reference_of_its_own_inputs(opened: Opened) -> None
         observed = opened.session.fetch(opened.session.run(slot))[OUTPUT]
         outputs.append(observed)
         assert observed.dtype == np.float32
-        np.testing.assert_allclose(observed, reference(opened.model, inputs[slot]), atol=TOLERANCE)
+        np.testing.assert_allclose(observed, reference(opened.model, inputs[slot]), atol=opened.tolerance)
     assert not np.allclose(outputs[0], outputs[1])
     assert not np.allclose(outputs[1], outputs[2])
 
@@ -144,7 +156,7 @@ def test_staging_replaces_what_was_staged(opened: Opened) -> None:
     opened.session.stage([tiny_inputs(11)])
     after = opened.session.fetch(opened.session.run(0))[OUTPUT]
     assert not np.allclose(before, after)
-    np.testing.assert_allclose(after, reference(opened.model, tiny_inputs(11)), atol=TOLERANCE)
+    np.testing.assert_allclose(after, reference(opened.model, tiny_inputs(11)), atol=opened.tolerance)
 
 
 def test_fetched_outputs_outlive_the_next_run(opened: Opened) -> None:
@@ -166,7 +178,7 @@ def test_facts_name_the_granted_device_and_what_is_in_force(opened: Opened) -> N
     assert (facts.device.platform, facts.device.id) == (opened.device.platform, opened.device.id)
     assert facts.device.name == opened.device.name
     assert facts.device.uuid == opened.device.uuid
-    assert facts.effective_precision is Precision.FP32
+    assert facts.effective_precision is default_precision(opened.device)
     assert facts.threads == 1
     assert msgspec.json.decode(msgspec.json.encode(facts), type=SessionFacts) == facts
 
@@ -189,17 +201,18 @@ def test_the_witness_keeps_what_the_worker_measured(opened: Opened) -> None:
 def test_the_workload_s_batch_is_what_runs(available: tuple[Any, Device]) -> None:
     backend, device = available
     model = tiny_model(tiny_workload(batch_size=2))
-    with backend.open(device, tiny_workload(batch_size=5), model, 1) as session:
+    five = tiny_workload(batch_size=5, precision=default_precision(device))
+    with backend.open(device, five, model, 1) as session:
         inputs = tiny_inputs(3, batch_size=5)
         session.stage([inputs])
         observed = session.fetch(session.run(0))[OUTPUT]
     assert observed.shape[0] == 5
-    np.testing.assert_allclose(observed, reference(model, inputs), atol=TOLERANCE)
+    np.testing.assert_allclose(observed, reference(model, inputs), atol=tolerance(device))
 
 
 def test_offline_runs_finish_at_synchronize_with_the_right_outputs(available: tuple[Any, Device]) -> None:
     backend, device = available
-    workload = tiny_workload(scenario=Scenario.OFFLINE)
+    workload = tiny_workload(scenario=Scenario.OFFLINE, precision=default_precision(device))
     model = tiny_model(workload)
     inputs = [tiny_inputs(seed) for seed in range(4)]
     with backend.open(device, workload, model, None) as session:
@@ -208,12 +221,29 @@ def test_offline_runs_finish_at_synchronize_with_the_right_outputs(available: tu
         session.synchronize()
         for slot, output in enumerate(outputs):
             observed = session.fetch(output)[OUTPUT]
-            np.testing.assert_allclose(observed, reference(model, inputs[slot % 4]), atol=TOLERANCE)
+            np.testing.assert_allclose(observed, reference(model, inputs[slot % 4]), atol=tolerance(device))
+
+
+def test_int8_is_quantised_or_refused_in_one_line(available: tuple[Any, Device]) -> None:
+    backend, device = available
+    workload = tiny_workload(precision=Precision.INT8)
+    opening = backend.open(device, workload, tiny_model(workload), 1)
+    if device.platform is Platform.QNN:
+        with opening as session:
+            assert session.facts().effective_precision is Precision.INT8
+    elif device.id == "fake:0":  # says that it computed in fp32
+        with opening as session:
+            assert session.facts().effective_precision is Precision.FP32
+    else:
+        with pytest.raises(BenchmarkFailed, match="not in int8") as refused, opening:
+            pass
+        assert refused.value.category is FailureCategory.UNSUPPORTED_OPERATOR
+        assert "\n" not in str(refused.value)
 
 
 def test_a_closed_session_does_not_run(available: tuple[Any, Device]) -> None:
     backend, device = available
-    workload = tiny_workload()
+    workload = tiny_workload(precision=default_precision(device))
     with backend.open(device, workload, tiny_model(workload), 1) as session:
         session.stage([tiny_inputs(0)])
         session.run(0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hwbench_mlflow.backends import rocm
+from hwbench_mlflow.backends import amdsmi, rocm
 from hwbench_mlflow.backends.rocm import RocmBackend
 from hwbench_mlflow.model import AvailabilityStatus
 from tests.backends.vendors import Enumeration, properties
@@ -104,3 +107,71 @@ def test_an_overridden_architecture_is_flagged(
 )
 def test_the_kernel_s_number_is_read_as_a_name(version: str, name: str) -> None:
     assert rocm.target_name(version) == name
+
+
+class AmdSmi(types.ModuleType):
+    """``amdsmi`` as ROCm 6.3 answers for one MI300X; "N/A" stands for what a device lacks."""
+
+    class AmdSmiException(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("amdsmi")
+        self.energy: Any = {"energy_accumulator": 1_000_000, "counter_resolution": 15.3, "timestamp": 1}
+        self.activity: Any = {"gfx_activity": 87, "umc_activity": 3, "mm_activity": "N/A"}
+
+    def amdsmi_init(self) -> None:
+        pass
+
+    def amdsmi_get_processor_handles(self) -> list[str]:
+        return ["other", "handle"]
+
+    def amdsmi_get_gpu_device_bdf(self, handle: str) -> str:
+        return {"other": "0000:0B:00.0", "handle": "0000:0A:00.0"}[handle]
+
+    def amdsmi_get_energy_count(self, handle: str) -> Any:
+        assert handle == "handle"
+        return self.energy
+
+    def amdsmi_get_gpu_activity(self, handle: str) -> Any:
+        return self.activity
+
+    def amdsmi_get_gpu_process_list(self, handle: str) -> list[dict[str, Any]]:
+        raise self.AmdSmiException("not supported")
+
+
+def test_amdsmi_s_readings_are_those_of_the_gpu_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = AmdSmi()
+    monkeypatch.setitem(sys.modules, "amdsmi", library)
+    assert amdsmi.start() is library
+    handle = amdsmi.handle_of(library, "00000000:0a:00.0")
+    assert handle == "handle"
+    assert amdsmi.energy_mj(library, handle) == 15_300  # microjoules a tick, to millijoules
+    assert amdsmi.activity(library, handle) == 0.87
+    assert amdsmi.processes(library, handle) is None
+    assert amdsmi.handle_of(library, "00000000:0c:00.0") is None
+    assert amdsmi.handle_of(library, None) is None
+
+
+def test_what_amdsmi_does_not_know_is_unknown_and_not_zero() -> None:
+    library = AmdSmi()
+    library.energy, library.activity = {"energy_accumulator": "N/A", "counter_resolution": 15.3}, "N/A"
+    assert (amdsmi.energy_mj(library, "handle"), amdsmi.activity(library, "handle")) == (None, None)
+    library.activity = {"gfx_activity": "N/A"}
+    assert amdsmi.activity(library, "handle") is None
+
+
+@pytest.mark.parametrize("error", [KeyError("ROCM_PATH"), OSError("libamd_smi.so"), AttributeError("amdsmi_wrapper")])
+def test_an_amdsmi_without_its_library_is_a_reason_and_no_crash(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As recorded: the package raises KeyError while it is imported."""
+
+    class Finder:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            if name == "amdsmi":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "amdsmi", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert str(amdsmi.start()).startswith(f"amdsmi cannot load its library: {type(error).__name__}")

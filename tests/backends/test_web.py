@@ -255,6 +255,28 @@ def test_what_is_no_browser_is_one_line_and_leaves_no_process(
     assert not psutil.Process().children(recursive=True)
 
 
+def test_a_browser_that_is_too_old_says_which_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("webgpu")
+    monkeypatch.setattr(_browser, "OLDEST", 9999)
+    answer = WebgpuBackend().probe()
+    assert answer.status is AvailabilityStatus.NOT_INSTALLED
+    assert "9999 is the oldest that will do" in answer.reason
+    assert "Update it" in str(answer.remedy)
+    assert not browser_processes()
+
+
+def test_without_a_free_port_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("webgpu")
+
+    def taken(*_: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(_browser, "ThreadingHTTPServer", taken)
+    answer = WebgpuBackend().probe()
+    assert answer.status is AvailabilityStatus.PROBE_FAILED
+    assert "no port on loopback for the page: [Errno 98] Address already in use" in answer.reason
+
+
 # --- the real browser ---------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -20,13 +21,16 @@ from pathlib import Path
 
 import duckdb
 
+from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.attest import check as check_signature
 from hwbench_mlflow.gates import loader, run
-from hwbench_mlflow.keystore import load_keyring
+from hwbench_mlflow.keystore import derived_key, load_keyring
 from hwbench_mlflow.warehouse import audit, database
+from hwbench_mlflow.warehouse.gated import Gated
+from hwbench_mlflow.warehouse.judging import processes
+from hwbench_mlflow.warehouse.memory import KEY_PURPOSE
 from hwbench_mlflow.warehouse.publish import Publication, publish
 from hwbench_mlflow.warehouse.published import open_published
-from hwbench_mlflow.warehouse.rederive import rederive
 from tests.benchmarks.made_runs import make
 
 TABLE = "performance_results"
@@ -41,21 +45,58 @@ WITHOUT_EVIDENCE = {
 
 
 def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
-    """Every run judged again and compared, and the same envelopes' signatures alone."""
+    """Every run judged again and compared by a first gate; the second one; one after an edit; and the same envelopes'
+    signatures alone, in one process and in as many as judge."""
     del rows
     db, home = folder / "runs.duckdb", folder / "home"
     keyring = make(db, home, runs)
     assert load_keyring(home).keys.keys() == keyring.keys.keys()
+    key = derived_key(KEY_PURPOSE, home)
+    assert key is not None
+    seconds = {}
     with database.writer(db) as connection:
-        begin = time.perf_counter()
-        found = rederive(connection, keyring)
-        judged = time.perf_counter() - begin
-        assert (found.runs, found.edited, found.unproven) == (runs, {}, {})
-        envelopes = connection.execute("SELECT content FROM evidence_files WHERE name LIKE '%.dsse.json'").fetchall()
+
+        def look(name: str, remembered: int, edited: int, key: bytes | None = key) -> None:
+            begin = time.perf_counter()
+            found = Gated(db, connection).rederive(keyring, lambda _done, _all: None, key)
+            seconds[f"{name}_s"] = time.perf_counter() - begin
+            assert (found.runs, found.unproven, found.broken) == (runs, {}, None)
+            assert (found.remembered, len(found.edited)) == (remembered, edited)
+
+        look("verdicts_alone", 0, 0, None)
+        look("first", 0, 0)
+        look("second", runs, 0)
+        edit = (
+            "UPDATE performance_results SET ranked = NOT ranked WHERE run_id = (SELECT max(run_id) FROM benchmark_runs)"
+        )
+        connection.execute(edit)
+        look("one_edited", runs - 1, 1)
+        envelopes = [
+            row[0]
+            for row in connection.execute("SELECT content FROM evidence_files WHERE name LIKE '%.dsse.json'").fetchall()
+        ]
     begin = time.perf_counter()
-    assert all(check_signature(envelope, keyring).trusted for (envelope,) in envelopes)
-    checked = time.perf_counter() - begin
-    return {"runs_per_s": runs / judged, "signatures_only_runs_per_s": runs / checked}
+    _signatures(envelopes, keyring)
+    alone = time.perf_counter() - begin
+    count = processes()
+    shares = [envelopes[n::count] for n in range(count)]
+    workers = [multiprocessing.Process(target=_signatures, args=(share, keyring)) for share in shares]
+    begin = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    together = time.perf_counter() - begin
+    judged = seconds["verdicts_alone_s"]
+    return {
+        **seconds, "verdicts_runs_per_s": runs / judged, "signatures_one_process_runs_per_s": runs / alone,
+        "signatures_runs_per_s": runs / together, "over_signatures": judged / together,
+    }  # fmt: skip
+
+
+def _signatures(envelopes: list[bytes], keyring: Keyring) -> None:
+    assert all(check_signature(envelope, keyring).trusted for envelope in envelopes)
 
 
 def many(folder: Path, runs: int, rows: int) -> dict[str, float]:

@@ -40,6 +40,28 @@ def search_runs(uri: str, db: Path) -> None:
         connection.execute("CREATE TABLE runs AS FROM frame")
 
 
+def search_and_histories(uri: str, db: Path) -> None:
+    """What a user of MLflow's client would write to have what the mirror has: every point of every metric too."""
+    import duckdb
+    import mlflow
+    import pandas as pd
+
+    search_runs(uri, db)
+    client = mlflow.MlflowClient()
+    with duckdb.connect(str(db)) as connection:
+        wide = connection.execute("FROM runs").df()
+        points = [
+            (run_id, point.key, point.value, point.timestamp, point.step)
+            for column in wide.columns
+            if column.startswith("metrics.")
+            for run_id in wide.loc[wide[column].notna(), "run_id"]
+            for point in client.get_metric_history(run_id, column.removeprefix("metrics."))
+        ]
+        frame = pd.DataFrame(points, columns=["run_id", "key", "value", "timestamp", "step"])
+        connection.register("points", frame)
+        connection.execute("CREATE TABLE history AS FROM points")
+
+
 def bare_copy(uri: str, db: Path) -> None:
     """The floor: the tables as they are, column types as the driver guesses them."""
     import duckdb
@@ -61,7 +83,10 @@ def hwbench(uri: str, db: Path) -> None:
     print(json.dumps(sync(open_reader(uri), db).to_json()), file=sys.stderr)
 
 
-CASES: dict[str, Callable[[str, Path], None]] = {"search_runs": search_runs, "bare_copy": bare_copy, "hwbench": hwbench}
+CASES: dict[str, Callable[[str, Path], None]] = {
+    "search_runs": search_runs, "search_and_histories": search_and_histories, "bare_copy": bare_copy,
+    "hwbench": hwbench,
+}  # fmt: skip
 
 
 def one(case: str, uri: str, db: Path) -> None:
@@ -69,7 +94,7 @@ def one(case: str, uri: str, db: Path) -> None:
     import duckdb  # noqa: F401
     from adbc_driver_sqlite import dbapi  # noqa: F401
 
-    if case == "search_runs":
+    if case.startswith("search_"):
         import mlflow  # noqa: F401
 
     warnings.simplefilter("ignore")
@@ -98,7 +123,8 @@ def measured(case: str, uri: str, db: Path) -> tuple[float, float]:
 def compared(uri: str, folder: Path, edit: Callable[[], None], cases: list[str]) -> list[tuple[str, float, float]]:
     """``(what, seconds, peak MB)`` of the other ``cases`` and of three syncs on one store, in the order they ran."""
     rows = []
-    names = {"search_runs": "mlflow.search_runs into DuckDB", "bare_copy": "bare ADBC copy into DuckDB"}
+    names = {"search_runs": "mlflow.search_runs into DuckDB", "bare_copy": "bare ADBC copy into DuckDB",
+             "search_and_histories": "the same and `get_metric_history` of each metric"}  # fmt: skip
     for case in cases:
         rows.append((names[case], *measured(case, uri, folder / f"{case}.duckdb")))
     db = folder / "hwbench.duckdb"
@@ -112,7 +138,7 @@ def compared(uri: str, folder: Path, edit: Callable[[], None], cases: list[str])
 def edit_one_tag(store: Path) -> None:
     """As MLflow would: one tag of one run."""
     connection = sqlite3.connect(store)
-    connection.execute("UPDATE tags SET value = 'edited' WHERE rowid = (SELECT max(rowid) FROM tags)")
+    connection.execute("UPDATE tags SET value = value || ' edited' WHERE rowid = (SELECT max(rowid) FROM tags)")
     connection.commit()
     connection.close()
 
@@ -132,6 +158,7 @@ def main() -> None:
     parser.add_argument("--rest-runs", type=int, default=0, help="size of the store behind a real mlflow server")
     parser.add_argument("--history", type=int, default=1, help="points for each metric")
     parser.add_argument("--without-search-runs", action="store_true", help="for sizes where it takes minutes")
+    parser.add_argument("--store", type=Path, help="a store of make_store's instead; one tag of it is edited")
     parser.add_argument("--one", nargs=3, metavar=("CASE", "URI", "DB"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -140,6 +167,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="hwbench-bench-"))
     try:
         sql_cases = ["bare_copy"] if options.without_search_runs else ["search_runs", "bare_copy"]
+        if options.store is not None:
+            store = options.store.resolve()
+            rows = compared(f"sqlite:///{store}", folder, functools.partial(edit_one_tag, store), sql_cases)
+            print(table(f"SQLite, {store.name}", rows), flush=True)
+            return
         for runs in [int(n) for n in options.runs.split(",") if n]:
             here = folder / str(runs)
             here.mkdir()
@@ -157,10 +189,10 @@ def over_rest(folder: Path, options: argparse.Namespace) -> list[tuple[str, floa
     """The same against a real server, one worker, on this machine."""
     from tests.warehouse.servers import serve
 
-    store = folder / "served.db"
+    store, peers = folder / "served.db", ["search_runs", "search_and_histories"]
     make_store(store, options.rest_runs, history=options.history)
     with serve(folder, store) as tracking:
-        return compared(tracking.url, folder, functools.partial(edit_one_tag, store), ["search_runs"])
+        return compared(tracking.url, folder, functools.partial(edit_one_tag, store), peers)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,15 @@ def test_every_rule_bites(rule: str, lab: Lab, db: Path) -> None:
     assert not decide([outcome], strict=True).publish
 
 
+def test_each_unfinished_sync_is_counted_once_and_no_sync_at_all_is_no_finished_one(db: Path) -> None:
+    edit(db, "UPDATE mlflow.sync_log SET finished_at = NULL")
+    assert audited(db)["sync.finished"].reason == "1 of 1: sync 1 did not finish"
+    edit(db, "DELETE FROM mlflow.sync_log")
+    outcome = audited(db)["sync.finished"]
+    assert outcome.reason == "1 of 0: no sync was ever made"
+    assert not decide([outcome], strict=False).publish
+
+
 def test_no_rule_is_without_a_test() -> None:
     assert {rule.rule for rule in audit.RULES} | {"numbers.finite"} == set(BITES)
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import hwbench_mlflow
-from hwbench_mlflow.cli.gate import gate, printable
+from hwbench_mlflow.cli.gate import SHOWN_RUNS, _refused, gate, printable
 from hwbench_mlflow.cli.query import query
 from hwbench_mlflow.errors import ExitCode, Refused, StoreError, UsageError
 from hwbench_mlflow.warehouse.database import latest_version
@@ -53,6 +53,42 @@ def test_what_passes_is_published_and_what_does_not_is_listed_with_its_reason(la
         assert set(json.loads(found.manifest["suites"])) >= {"models", "performance_results"}
         assert found.stale_against(here / "hwbench.duckdb") is None
         assert len(found.frame("gate_rules")) > 150
+
+
+def test_each_run_has_its_own_reason_and_runs_with_the_same_one_are_under_it(lab: Lab, here: Path) -> None:
+    results = "UPDATE performance_results SET"
+    edit(here / "hwbench.duckdb", f"{results} ranked = NOT ranked WHERE run_id IN (?, ?)", *lab.runs[:2])
+    edit(here / "hwbench.duckdb", f"{results} profile = 'x' WHERE run_id = ?", lab.runs[2])
+    shown = gated().stdout.splitlines()
+    begin = shown.index("ROW    evidence.rederived  3 of 7 failed")
+    assert shown[begin + 1 : begin + 5] == [
+        "         2 alike: ranked in performance_results differ from the evidence, judged again",
+        *(f"           {run}" for run in sorted(lab.runs[:2])),
+        f"         {lab.runs[2]}  profile in performance_results differ from the evidence, judged again",
+    ]
+    assert sum("ranked in performance_results" in line for line in shown) == 1
+
+
+def test_what_is_shown_of_a_rule_is_bounded() -> None:
+    rows = [(f"run {n}", f"reason {n % 3}" if n < 30 else f"alone {n}") for n in range(50)]
+    shown = list(_refused(rows))
+    assert shown[0] == "         10 alike: reason 0"
+    assert sum(line.startswith("           run") for line in shown) == SHOWN_RUNS
+    assert shown[-1] == f"         and {50 - SHOWN_RUNS} more: see --json"
+
+
+def test_a_second_gate_judges_only_what_changed_unless_it_is_told_to(lab: Lab, here: Path) -> None:
+    assert "7 runs judged; " in gated().stdout
+    first = json.loads(gated("--json").stdout)
+    assert (first["runs_judged"], first["runs_unchanged"]) == (0, 7)
+    assert "0 runs judged, 7 unchanged since they were judged here; " in gated().stdout
+    assert [q["rule"] for q in first["quarantined"]] == ["evidence.verdict"]
+    assert "4 real, 1 simulated, 1 quarantined of 6" in gated().stdout
+    assert json.loads(gated("--json", "--rejudge").stdout)["runs_judged"] == 7
+    edit(here / "hwbench.duckdb", "UPDATE performance_results SET ranked = NOT ranked WHERE run_id = ?", lab.runs[0])
+    again = json.loads(gated("--json").stdout)
+    assert (again["runs_judged"], again["runs_unchanged"]) == (1, 6)
+    assert lab.runs[0] in {q["run_id"] for q in again["quarantined"]}
 
 
 def test_json_is_one_stable_object(here: Path) -> None:
@@ -175,9 +211,8 @@ def test_bad_input_is_one_line(here: Path) -> None:
     assert gated("--suite", "absent").exit_code == ExitCode.USAGE
     assert gated("--published", "hwbench.duckdb").exit_code == ExitCode.USAGE
     edit(here / "hwbench.duckdb", "UPDATE hwbench_migrations SET number = number + 90")
-    assert "has layout" in str(gated().exception)
-    assert f"this hwbench knows up to {latest_version()}" in str(gated().exception)
-    edit(here / "hwbench.duckdb", "DELETE FROM hwbench_migrations WHERE number > 91")
+    assert f"has layout {latest_version() + 90}, this hwbench knows up to {latest_version()}" in str(gated().exception)
+    edit(here / "hwbench.duckdb", "DELETE FROM hwbench_migrations WHERE number <> 91")
     edit(here / "hwbench.duckdb", "UPDATE hwbench_migrations SET number = 1")
     assert "older layout 1. run `hwbench sync`" in str(gated().exception)
 

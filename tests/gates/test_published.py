@@ -110,6 +110,11 @@ EDITS = {
     "the manifest": "UPDATE manifest SET value = '2030-01-01T00:00:00+00:00' WHERE key = 'published_at'",
     "the digest": "UPDATE manifest SET value = repeat('0', 64) WHERE key = 'content_digest'",
     "a key more": "INSERT INTO manifest VALUES ('approved_by', 'me')",
+    "a label": "INSERT INTO labels VALUES ('x', 'release', '1.0')",
+    "an experiment": "INSERT INTO experiments VALUES (99, 'official')",
+    "a column's digest": "UPDATE manifest SET value = replace(value, 'a', 'b') WHERE key = 'column_digests'",
+    "a column more": "CREATE TABLE t AS FROM failures; DROP TABLE failures; ALTER TABLE t RENAME TO failures; "
+    "ALTER TABLE failures ADD COLUMN x INTEGER",
     "a table more": "CREATE TABLE extra AS SELECT 1 AS x",
     "a view more": "CREATE VIEW best AS SELECT 1 AS x",
     "a table less": "DROP TABLE failures",
@@ -122,6 +127,61 @@ def test_a_file_that_was_edited_is_refused(sql: str, sound: Path, tmp_path: Path
     edit(path, sql)
     with pytest.raises(Refused, match=r"edited"):
         open_published(path)
+
+
+READS = {"real_results": ["run_id", "latency_ms_p50", "host_id"], "samples": ["run_id", "latency_ms"]}
+
+
+@pytest.mark.parametrize("sql", [
+    "UPDATE real_results SET latency_ms_p50 = latency_ms_p50 / 2",
+    "DELETE FROM real_results WHERE rowid = 0",
+    "UPDATE samples SET latency_ms = 1 WHERE sample = 3",
+    EDITS["the manifest"], EDITS["the digest"], EDITS["a column's digest"], EDITS["a column more"],
+    EDITS["a table more"],
+])  # fmt: skip
+def test_a_file_of_which_only_some_columns_are_read_is_refused_for_an_edit_of_those(
+    sql: str, sound: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    edit(path, sql)
+    with pytest.raises(Refused, match=r"edited"):
+        open_published(path, READS)
+
+
+def test_what_was_not_checked_cannot_be_read(sound: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    edit(path, "UPDATE real_results SET device_name = 'H100'")
+    edit(path, "UPDATE failures SET failure_reason = 'another'")
+    with open_published(path, READS) as found:
+        columns = [row[0] for row in found.connection.execute("DESCRIBE real_results").fetchall()]
+        assert columns == ["run_id", "latency_ms_p50", "host_id", "verdict", "is_simulated", "simulation_reason"]
+        with pytest.raises(duckdb.BinderException):
+            found.connection.execute("SELECT device_name FROM real_results")
+        with pytest.raises(duckdb.InvalidInputException, match="failures was not checked"):
+            found.connection.execute("FROM failures").fetchall()
+        found.check("real_results", ["batch_size"])
+        assert found.connection.execute("SELECT min(batch_size) FROM real_results").fetchall() == [(1,)]
+        found.check("gate_rules", ["rule"])
+        assert found.connection.execute("SELECT rule FROM gate_rules").fetchall() == [("r",)]
+        with pytest.raises(Refused, match="edited"):
+            found.check("real_results", ["device_name"])
+        with pytest.raises(Refused, match="edited"):
+            found.check("failures", ["failure_reason"])
+
+
+def test_names_of_experiments_and_tags_of_people_are_published_and_hwbenchs_index_is_not(
+    synced: tuple[Lab, Path], tmp_path: Path
+) -> None:
+    db = Path(shutil.copyfile(synced[1], tmp_path / "w.duckdb"))
+    run = synced[0].runs[0]
+    for key, value in (("team", "<b>a'</b>"), ("mlflow.user", "me"), ("dump", "x" * 501)):
+        edit(db, "INSERT INTO mlflow.tags VALUES (?, ?, ?)", run, key, value)
+    others = [(r, "verdict", "unverified") for r in unverified(db)]
+    with open_published(published(db, tmp_path / "p.duckdb", *others)) as found:
+        assert found.connection.execute("SELECT run_id, key, value FROM labels").fetchall() == [
+            (run, "team", "<b>a'</b>")
+        ]
+        assert found.connection.execute("SELECT name FROM experiments").fetchall() == [("bench",)]
 
 
 @pytest.mark.parametrize("sql", [
@@ -137,7 +197,7 @@ def test_the_tables_themselves_hold_nothing_else(sql: str, sound: Path, tmp_path
 
 
 def test_a_file_without_the_checks_and_with_a_new_digest_is_still_refused(sound: Path, tmp_path: Path) -> None:
-    from hwbench_mlflow.warehouse.published import content_digest
+    from hwbench_mlflow.warehouse.published import all_digests, content_digest
 
     path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
     with duckdb.connect(str(path)) as connection:
@@ -146,10 +206,22 @@ def test_a_file_without_the_checks_and_with_a_new_digest_is_still_refused(sound:
         connection.execute("ALTER TABLE t RENAME TO real_results")
         manifest = dict(connection.execute("FROM manifest").fetchall())
         manifest["rows_real"], manifest["rows_simulated"] = str(int(manifest["rows_real"]) + 1), "0"
-        manifest["content_digest"] = content_digest(connection, manifest)
+        manifest["column_digests"] = all_digests(connection)
+        manifest["content_digest"] = content_digest(manifest)
         connection.executemany("UPDATE manifest SET value = $2 WHERE key = $1", [list(i) for i in manifest.items()])
     with pytest.raises(Refused, match="1 rows in real_results that are not"):
         open_published(path)
+
+
+def test_each_tag_that_hwbench_gives_a_result_is_known_as_its_own() -> None:
+    from hwbench_mlflow.index import TAGS, index_of
+    from hwbench_mlflow.verdict import judge_result
+    from tests.gates.conftest import emulated
+    from tests.gates.corpus import noisy
+    from tests.honest import honest
+
+    for result, samples in (honest(), emulated(*honest()), noisy(*honest())):
+        assert index_of(result, "", judge_result(result, samples)).tags.keys() <= TAGS
 
 
 def test_another_kind_of_file_is_not_a_publication(synced: tuple[Lab, Path], tmp_path: Path, sound: Path) -> None:
@@ -162,8 +234,8 @@ def test_another_kind_of_file_is_not_a_publication(synced: tuple[Lab, Path], tmp
     with pytest.raises(StoreError, match="not a file that hwbench published"):
         open_published(tmp_path / "other.duckdb")
     newer = Path(shutil.copyfile(sound, tmp_path / "newer.duckdb"))
-    edit(newer, "UPDATE manifest SET value = '2' WHERE key = 'schema_version'")
-    with pytest.raises(StoreError, match="has layout 2, this hwbench reads 1"):
+    edit(newer, "UPDATE manifest SET value = '3' WHERE key = 'schema_version'")
+    with pytest.raises(StoreError, match="has layout 3, this hwbench reads 2"):
         open_published(newer)
 
 

@@ -20,6 +20,7 @@ from hwbench_mlflow.cli.gate import GateReport, run_gate
 from hwbench_mlflow.keystore import load_keyring, revoke, signing_key, trust
 from hwbench_mlflow.model import Platform, VerdictState
 from hwbench_mlflow.verdict import judge_result
+from hwbench_mlflow.warehouse.memory import Memory, code_digest
 from hwbench_mlflow.warehouse.published import open_published
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.star import Star
@@ -304,6 +305,101 @@ def field(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Field:
     return Field(runs, report, *frames, db, folder / "published.duckdb", lab)
 
 
+FLIPPED = results("ranked = NOT ranked")
+AGAINST_THE_DIGEST: dict[str, Edit] = {
+    "edited since, the digest left": Edit(FLIPPED, R, "ranked in"),
+    "edited since, another run's digest": Edit(
+        [*FLIPPED, "UPDATE judged_runs SET mac = (SELECT mac FROM judged_runs WHERE run_id <> '{run}' LIMIT 1) "
+         "WHERE run_id = '{run}'"], R, "ranked in",
+    ),
+    "edited since, a digest without a key": Edit(
+        [*FLIPPED, "UPDATE judged_runs SET mac = (SELECT sha256(to_json(p)::VARCHAR) FROM performance_results p "
+         "WHERE p.run_id = judged_runs.run_id) WHERE run_id = '{run}'"], R, "ranked in",
+    ),
+    "edited since, a digest under a key of one's own": Edit([*FLIPPED, "FOREIGN"], R, "ranked in"),
+    "edited since, the digest deleted": Edit(
+        [*FLIPPED, "DELETE FROM judged_runs WHERE run_id = '{run}'"], R, "ranked in"
+    ),
+    "a sample edited since": Edit(
+        ["UPDATE latency_samples SET sample_ns = sample_ns - 1 WHERE sample = 3 AND run_id = '{run}'"], R, "latency_s",
+    ),
+    "a device described otherwise since": Edit(
+        ["INSERT INTO hardware_platforms SELECT * REPLACE ('cd' || hardware_id[3:] AS hardware_id, 'x' AS vendor) FROM "
+         "hardware_platforms WHERE hardware_id = (SELECT hardware_id FROM performance_results WHERE run_id = '{run}')",
+         *results("hardware_id = 'cd' || hardware_id[3:]")], R, "hardware_id in",
+    ),
+    "evidence replaced since, with its digests": Edit(
+        ["UPDATE evidence_files SET content = replace(content::VARCHAR, 'Test CPU', 'Best CPU')::BLOB "
+         "WHERE name = 'result.json' AND run_id = '{run}'",
+         "UPDATE evidence_files SET sha256 = sha256(content) WHERE run_id = '{run}'"],
+        "evidence.verdict", "is not the one this run was logged with",
+    ),
+    "a logged point deleted since": Edit(
+        ["DELETE FROM mlflow.metric_history WHERE key = 'sample_count' AND run_uuid = '{run}'"],
+        "evidence.verdict", "sample_count is missing",
+    ),
+    "called verified since": Edit(
+        [*results("verdict = 'verified', reasons = []"), "DELETE FROM verdict_findings WHERE run_id = '{run}'",
+         "UPDATE benchmark_runs SET verdict = 'verified', reasons = [] WHERE run_id = '{run}'"],
+        R, "verdict, reasons in", start="unverified",
+    ),
+    "a run inserted with its victim's digest": Edit(
+        copied(GHOST + "4", *STAR, *MIRROR, "judged_runs"), "evidence.verdict", "it was copied here",
+        ghost=GHOST + "4",
+    ),
+    "rows of a run inserted with a digest": Edit(
+        copied(GHOST + "5", *STAR, "judged_runs"), R, "no run of hwbench's", ghost=GHOST + "5"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gated_twice(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Field:
+    """A warehouse that a gate has judged and remembered, then edited by who knows all of it but the key."""
+    folder = tmp_path_factory.mktemp("red-team-memory")
+    store = Path(shutil.copyfile(empty_store, folder / "mlflow.db"))
+    lab = make_lab(store, folder / "home", folder / "artifacts")
+    runs = {f"honest {n}": starts(lab, 900 + n)["honest"]() for n in range(3)}
+    for seed, (name, by_hand) in enumerate(AGAINST_THE_DIGEST.items(), start=950):
+        runs[name] = starts(lab, seed)[by_hand.start]()
+    db, published = folder / "hwbench.duckdb", folder / "published.duckdb"
+    sync(SqliteReader(store), db, judge=Star(load_keyring(lab.home)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWBENCH_HOME", str(lab.home))
+        first, _ = run_gate(db, published)
+        assert (first.judged, first.refusals) == (len(runs), [])
+        with duckdb.connect(str(db)) as connection:
+            for name, by_hand in AGAINST_THE_DIGEST.items():
+                for sql in by_hand.sql:
+                    if sql == "FOREIGN":
+                        [(_, mac)] = Memory(b"k" * 32, load_keyring(lab.home), str(code_digest())).macs(
+                            connection, [runs[name]]
+                        )
+                        sql = f"UPDATE judged_runs SET mac = '{mac}' WHERE run_id = '{{run}}'"
+                    connection.execute(sql.replace("{run}", runs[name]))
+        report, _ = run_gate(db, published)
+    with open_published(published) as found:
+        frames = [found.frame(t) for t in ("real_results", "simulated_results", "quarantine")]
+    return Field(runs, report, *frames, db, published, lab)
+
+
+@pytest.mark.parametrize("name", AGAINST_THE_DIGEST)
+def test_a_keyed_digest_lets_nothing_through(name: str, gated_twice: Field) -> None:
+    edit = AGAINST_THE_DIGEST[name]
+    run_id = edit.ghost or gated_twice.runs[name]
+    assert run_id not in set(gated_twice.real.run_id)
+    said = gated_twice.reasons(run_id, edit.rule)
+    assert any(edit.reason in reason for reason in said), said
+
+
+def test_what_nobody_touched_is_real_and_was_not_judged_again(gated_twice: Field) -> None:
+    untouched = {gated_twice.runs[f"honest {n}"] for n in range(3)}
+    assert gated_twice.report.refusals == []
+    assert set(gated_twice.real.run_id) == untouched
+    copied_only = sum(edit.ghost is not None for edit in AGAINST_THE_DIGEST.values())
+    assert gated_twice.report.unchanged == len(untouched) + copied_only
+
+
 HONEST_NAMES = [*(f"honest {name}" for name in honest_results()), "signed colleague"]
 
 
@@ -376,7 +472,7 @@ def test_a_foreign_and_a_revoked_key_prove_nothing(who: str, reason: str, field:
 
 
 def test_the_corpus_is_large_and_its_honest_half_is_honest() -> None:
-    assert len(FORGERIES) + len(EDITS) + len(BY_HAND) >= 120
+    assert len(FORGERIES) + len(EDITS) + len(BY_HAND) + len(AGAINST_THE_DIGEST) >= 130
     for name, made in honest_results().items():
         assert judge_result(*made).reasons == (), name
     assert {p for p in Platform if p in {m[0].request.platform for m in honest_results().values()}} == {

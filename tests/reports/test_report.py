@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -18,7 +19,10 @@ from mlflow import MlflowClient
 
 from hwbench_mlflow.cli.report import report
 from hwbench_mlflow.errors import Refused, StoreError
-from hwbench_mlflow.reports import page
+from hwbench_mlflow.reports import figures, page
+from hwbench_mlflow.summary import Filters
+from hwbench_mlflow.warehouse.published import open_published
+from hwbench_mlflow.warehouse.summarize import summarize
 from tests.gates.conftest import edit
 from tests.gates.corpus import HOSTILE
 from tests.reports.conftest import FAILURE, SIMULATION
@@ -179,6 +183,25 @@ def test_json_and_csv_hold_every_result_and_only_what_was_asked_for(here: Path, 
     assert {line["is_simulated"] for line in lines} == {"False"}
     assert reported("-o", "x.csv").exit_code == 0
     assert (here / "x.csv").read_text().startswith("run_id,")
+
+
+def test_a_trend_marks_noisy_points_apart_from_stable_ones(here: Path) -> None:
+    with open_published(here / "published.duckdb") as found:
+        summary = summarize(found, Filters(), simulated=False, stale=None)
+    [trend, *_] = summary.trends
+    points = [(at, median, low, high, n % 2 == 0) for n, (at, median, low, high, _) in enumerate(trend.points)]
+    assert {p[4] for p in trend.points} == {True}
+    drawn = [figures._trend_figure([dataclasses.replace(trend, points=given)]) for given in (trend.points, points)]
+    assert all(isinstance(one, figures.Drawn) for one in drawn)
+    noisy = len(points) // 2
+    for one, hollow in zip(drawn, (0, noisy), strict=True):
+        assert isinstance(one, figures.Drawn)
+        marks = {
+            line.get_fillstyle(): len(line.get_xdata()) for line in one.figure.axes[0].lines if line.get_marker() == "o"
+        }
+        assert marks == {"full": len(points) - hollow, "none": hollow}
+        assert (f"{noisy} noisy" in one.description) is bool(hollow)
+        assert "hollow: a noisy result" in one.figure.axes[0].get_xlabel()
 
 
 def test_figures_are_written_as_png_and_svg(here: Path, reported: Reported) -> None:

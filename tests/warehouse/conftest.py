@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.warehouse.servers import cluster, guarded, tracking  # noqa: F401 -- fixtures, one of each a session
+from tests.warehouse.servers import cluster, guarded, maria, tracking  # noqa: F401 -- fixtures, one of each a session
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

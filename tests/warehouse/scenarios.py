@@ -6,9 +6,14 @@ next sync must record. They go through the real client, so they run on every kin
 
 from __future__ import annotations
 
+import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -128,3 +133,87 @@ SCENARIOS = (
     resumed_with_its_old_end_time, deleted, backfilled, not_a_number_and_infinities, hostile_text, collected,
     experiment_renamed,
 )  # fmt: skip
+
+
+class RandomOperations:
+    """Whatever users do to a store, drawn at random; the same seed does the same."""
+
+    def __init__(self, client: MlflowClient, gc: Callable[[], None], *, seed: int) -> None:
+        self.client, self.gc, self.draw = client, gc, random.Random(seed)
+        self.experiments = [client.create_experiment(f"e0 {time.time_ns()}")]
+        self.runs, self.dead = fill(client, self.experiments[0], 3), list[str]()
+        draw = self.draw
+        self.operations: list[tuple[int, Callable[[], object]]] = [
+            (8, self._add),
+            (4, self._remove),
+            (2, self._restore),
+            (1, self._collect),
+            (25, lambda: client.set_tag(self._run(), draw.choice("abcdef"), draw.choice(["x", "y", HOSTILE]))),
+            (10, self._untag),
+            (10, lambda: client.log_param(self._run(), f"p{draw.randrange(10**6)}", "v")),
+            (25, lambda: client.log_metric(
+                self._run(), draw.choice("mnk"), draw.choice([1.0, float("nan"), float("inf"), draw.random()]),
+                timestamp=draw.randrange(100), step=draw.randrange(-5, 5))),
+            (6, lambda: client.update_run(self._run(), status=draw.choice(["RUNNING", "FINISHED", "KILLED"]))),
+            (4, lambda: client.update_run(self._run(), name=f"n{draw.random()}")),
+            (1, lambda: self.experiments.append(client.create_experiment(f"e{draw.random()} {time.time_ns()}"))),
+            (1, lambda: client.rename_experiment(draw.choice(self.experiments), f"r{draw.random()} {time.time_ns()}")),
+        ]  # fmt: skip
+
+    def make(self, count: int) -> None:
+        """``count`` operations."""
+        weights = [w for w, _ in self.operations]
+        for _, operation in self.draw.choices(self.operations, weights, k=count):
+            operation()
+
+    def _run(self) -> str:
+        return self.draw.choice(self.runs)
+
+    def _add(self) -> None:
+        run = self.client.create_run(self.draw.choice(self.experiments), start_time=self.draw.randrange(2**41))
+        self.runs.append(run.info.run_id)
+
+    def _remove(self) -> None:
+        if len(self.runs) > 2:
+            run = self.runs.pop(self.draw.randrange(len(self.runs)))
+            self.client.delete_run(run)
+            self.dead.append(run)
+
+    def _restore(self) -> None:
+        if self.dead:
+            run = self.dead.pop()
+            self.client.restore_run(run)
+            self.runs.append(run)
+
+    def _collect(self) -> None:
+        self.gc()
+        self.dead.clear()
+
+    def _untag(self) -> None:
+        run = self._run()
+        keys = [k for k in self.client.get_run(run).data.tags if not k.startswith("mlflow.")]
+        if keys:
+            self.client.delete_tag(run, self.draw.choice(keys))
+
+
+CRASHER = """
+import os, signal, sys
+from pathlib import Path
+from hwbench_mlflow.warehouse.readers.choose import open_reader
+from hwbench_mlflow.warehouse.sync import SyncOptions, sync
+at = int(sys.argv[3]); seen = []
+def die(step):
+    seen.append(step)
+    if len(seen) == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+sync(open_reader(sys.argv[1]), Path(sys.argv[2]), SyncOptions(batch_runs=2), at_step=die)
+"""
+
+
+def crash(uri: str, db: Path, at: int) -> int:
+    """A sync in a process of its own that kills itself at its ``at``-th step; 0 if it ended before that."""
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHER, uri, str(db), str(at)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode

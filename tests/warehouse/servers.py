@@ -1,4 +1,4 @@
-"""Real servers on loopback for the warehouse's tests: a PostgreSQL cluster and `mlflow server`."""
+"""Real servers on loopback for the warehouse's tests: a PostgreSQL cluster, a MariaDB and `mlflow server`."""
 
 from __future__ import annotations
 
@@ -124,6 +124,62 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
         time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Maria:
+    """A MariaDB server; ``hw`` may do everything."""
+
+    port: int
+
+    def uri(self, database: str, *, user: str = "hw", password: str = QUOTED) -> str:
+        return f"mysql+pymysql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, *statements: str) -> None:
+        import pymysql
+
+        with pymysql.connect(host="127.0.0.1", port=self.port, user="hw", password=PASSWORD, autocommit=True) as made:
+            for statement in statements:
+                made.cursor().execute(statement)
+
+
+@pytest.fixture(scope="session")
+def maria(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maria]:
+    """A throw-away server of the test session's own."""
+    binary = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if binary is None:
+        reason = "MariaDB's server is not installed (Debian: apt-get install mariadb-server-core mariadb-client-core)"
+        if "mysql" in REQUIRED:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    # A socket's path may have 107 characters, and pytest's folders are deep.
+    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/hwbench-my-XXXXXX"], text=True).strip())
+    port, data = free_port(), folder / "data"
+    try:
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
+             "--auth-root-authentication-method=normal", *user],
+            check=True, capture_output=True, cwd=folder,
+        )  # fmt: skip
+        (folder / "init.sql").write_text(
+            f"CREATE USER 'hw'@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO 'hw'@'%' WITH GRANT OPTION;\n"
+        )
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [binary, "--no-defaults", f"--datadir={data}", f"--socket={folder}/s", f"--port={port}",
+                 "--bind-address=127.0.0.1", "--skip-name-resolve", f"--init-file={folder}/init.sql",
+                 "--innodb-flush-log-at-trx-commit=0", f"--pid-file={folder}/pid", *user],
+                stdout=log, stderr=log, cwd=folder,
+            )  # fmt: skip
+            try:
+                _wait(lambda: b"ready for connections" in (folder / "log").read_bytes(), server, folder / "log")
+                yield Maria(port)
+            finally:
+                server.terminate()
+                server.wait(30)
+    finally:
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,13 @@ def test_a_postgresql_store_is_named_without_its_reader(scheme: str) -> None:
     assert open_reader(f"{scheme}:///mlflow?host=/run/pg&password=secret").store == "postgresql:///run/pg:5432/mlflow"
 
 
+def test_a_mysql_store_is_named_without_its_reader() -> None:
+    pytest.importorskip("pymysql")
+    reader = open_reader("mysql+mysqldb://me:secret@db.example/mlflow?charset=utf8mb4")
+    assert (reader.kind, reader.store) == ("mysql", "mysql://db.example:3306/mlflow")
+    assert open_reader("mariadb://h:7/d").store == "mysql://h:7/d"
+
+
 @pytest.mark.parametrize(
     ("uri", "via", "said"),
     [
@@ -35,7 +42,9 @@ def test_a_postgresql_store_is_named_without_its_reader(scheme: str) -> None:
         ("sqlite:///:memory:", None, "names no file"),
         ("http://", None, "is not a tracking URI"),
         ("http:///x", None, "names no host"),
-        ("mysql+pymysql://u:secret@h/d", None, "cannot read mysql:// stores directly. start `mlflow server`"),
+        ("mssql+pyodbc://u:secret@h/d", None, "cannot read mssql:// stores directly. start `mlflow server`"),
+        ("mysql://u:secret@h", None, "names no database"),
+        ("mysql://u:secret@h:port/d", None, "is not one of MySQL's"),
         ("file:///tmp/mlruns", None, "cannot read file:// stores"),
         ("http://u:secret@127.0.0.1:5000", Via.SQL, "is a server, --via sql reads a database"),
         (
@@ -62,6 +71,12 @@ def test_a_missing_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(__import__("sys").modules, "adbc_driver_postgresql", None)
     with pytest.raises(StoreError, match=r"adbc-driver-postgresql.*pip install 'hwbench-mlflow\[postgresql\]'"):
         open_reader("postgresql://h/d")
+
+
+def test_a_missing_mysql_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pymysql", None)
+    with pytest.raises(StoreError, match=r"PyMySQL.*pip install 'hwbench-mlflow\[mysql\]'"):
+        open_reader("mysql://h/d")
 
 
 def test_who_we_are_comes_from_mlflows_own_variables() -> None:

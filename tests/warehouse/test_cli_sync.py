@@ -30,7 +30,7 @@ def test_sync_then_query(store: Path, tmp_path: Path) -> None:
     ("flags", "error"),
     [
         (["--tracking-uri", "mlflow.db"], UsageError),
-        (["--tracking-uri", "mysql://h/d"], UsageError),
+        (["--tracking-uri", "mssql://h/d"], UsageError),
         (["--tracking-uri", "http://127.0.0.1:1", "--via", "sql"], UsageError),
         (["--tracking-uri", "http://127.0.0.1:1", "--via", "rest"], StoreError),
     ],
@@ -39,3 +39,25 @@ def test_a_store_that_cannot_be_synced_is_one_line(flags: list[str], error: type
     said = CliRunner().invoke(sync, [*flags, "--db", str(tmp_path / "w.duckdb")])
     assert type(said.exception) is error
     assert "\n" not in str(said.exception)
+
+
+def test_watch_syncs_again_and_outlives_a_store_that_cannot_be_read(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, slept = tmp_path / "away.db", list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            store.rename(away)
+        elif len(slept) == 2:
+            away.rename(store)
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("hwbench_mlflow.cli.sync.time.sleep", sleep)
+    flags = ["--tracking-uri", f"sqlite:///{store}", "--db", str(tmp_path / "w.duckdb"), "--watch", "7", "--json"]
+    said = CliRunner().invoke(sync, flags)
+    assert slept == [7.0, 7.0, 7.0]
+    assert [json.loads(line)["up_to_date"] for line in said.stdout.splitlines()] == [False, True]
+    assert "no MLflow store at" in said.stderr

@@ -309,6 +309,16 @@ def test_kept_files_that_were_edited_are_fetched_again(lab: Lab, db: Path, stran
     equals_fresh(lab, db)
 
 
+def test_a_warehouse_from_before_the_gate_remembered_keeps_its_results(lab: Lab, db: Path) -> None:
+    with duckdb.connect(str(db)) as connection:
+        database.migrate(connection, db, upto=2)
+        tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'judged_runs'").fetchall()
+    assert tables == [(0,)]
+    assert synced(lab, db).verdicts == {"verified": 3}
+    assert rows(db, "SELECT count(*) FROM judged_runs") == [(0,)]
+    equals_fresh(lab, db)
+
+
 def test_a_mirror_from_before_the_star_schema_gets_its_results(lab: Lab, db: Path) -> None:
     with duckdb.connect(str(db)) as connection:
         database.migrate(connection, db, upto=1)
@@ -361,6 +371,31 @@ def test_a_rebuild_of_a_table_that_is_not_ours_is_refused(db: Path) -> None:
         with pytest.raises(StoreError, match="not as hwbench made it"):
             database.migrate(connection, db)
         assert database.version(connection) < database.latest_version()
+
+
+@pytest.mark.parametrize("upto", [1, 2])
+def test_a_warehouse_of_each_earlier_layout_is_brought_up_to_date_and_keeps_its_state(
+    upto: int, lab: Lab, db: Path
+) -> None:
+    with duckdb.connect(str(db)) as connection:
+        database.migrate(connection, db, upto=upto)
+        connection.execute("INSERT INTO mlflow.sync_state VALUES ('scope', 'store', 'state')")
+    with database.writer(db) as connection:
+        assert database.version(connection) == database.latest_version() >= 3
+        assert connection.execute("FROM mlflow.sync_state").fetchall() == [("scope", "store", "state", None)]
+    synced(lab, db)
+    equals_fresh(lab, db)
+
+
+def test_a_warehouse_that_lacks_a_migration_in_the_middle_gets_it(db: Path) -> None:
+    with duckdb.connect(str(db)) as connection:
+        database.migrate(connection, db)
+        connection.execute("DELETE FROM hwbench_migrations WHERE number = 3")
+        connection.execute("ALTER TABLE mlflow.sync_state DROP COLUMN memory")
+        assert database.version(connection) == 2
+        database.migrate(connection, db)
+        assert database.version(connection) == database.latest_version()
+        connection.execute("SELECT memory FROM mlflow.sync_state")
 
 
 # --- evidence that is not as it should be -------------------------------------------------------

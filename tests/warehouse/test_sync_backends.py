@@ -1,7 +1,9 @@
-"""Every trap of MLflow on PostgreSQL and over a real `mlflow server`, as on SQLite."""
+"""Every trap of MLflow on PostgreSQL, on MariaDB and over a real `mlflow server`, as on SQLite."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +18,15 @@ from hwbench_mlflow.warehouse.readers.choose import open_reader
 from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 from tests.warehouse import scenarios
 from tests.warehouse.conftest import collect_garbage, dump, events
-from tests.warehouse.scenarios import Bench, fill
-from tests.warehouse.servers import Cluster, Tracking
+from tests.warehouse.scenarios import Bench, RandomOperations, crash, fill
+from tests.warehouse.servers import Cluster, Maria, Tracking
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
+
+OPERATIONS = int(os.environ.get("HWBENCH_TEST_OPERATIONS", "50"))
+"""Random operations a store; HWBENCH_TEST_OPERATIONS=1000 is the full number."""
+EVERY_KILL = "HWBENCH_TEST_OPERATIONS" in os.environ
+"""Then kill at every step too; otherwise at the read, inside and after the first batch, and inside the end."""
 
 
 @dataclass
@@ -45,10 +52,16 @@ def on_postgres(cluster: Cluster) -> Place:
     return Place("postgresql", cluster.uri("mlflow"), cluster.uri("mlflow"))
 
 
-@pytest.fixture(params=["postgresql", "rest"])
+@pytest.fixture(scope="session")
+def on_maria(maria: Maria) -> Place:
+    maria.execute("CREATE DATABASE mlflow CHARACTER SET utf8mb4")
+    return Place("mysql", maria.uri("mlflow"), maria.uri("mlflow"))
+
+
+@pytest.fixture(params=["postgresql", "mysql", "rest"])
 def place(request: pytest.FixtureRequest) -> Place:
-    if request.param == "postgresql":
-        found: Place = request.getfixturevalue("on_postgres")
+    if request.param != "rest":
+        found: Place = request.getfixturevalue({"postgresql": "on_postgres", "mysql": "on_maria"}[request.param])
         return found
     server: Tracking = request.getfixturevalue("tracking")
     return Place("rest", server.url, f"sqlite:///{server.store}")
@@ -98,7 +111,7 @@ def test_one_experiment_leaves_the_others_alone(place: Place, tmp_path: Path) ->
 def test_fast_misses_what_it_says_and_default_catches_it(place: Place, tmp_path: Path) -> None:
     bench, db = place.bench(), tmp_path / "w.duckdb"
     sync(place.reader(), db)
-    trap = {"postgresql": scenarios.tag_edited_after_the_end, "rest": scenarios.late_point_at_a_lower_step}[place.kind]
+    trap = scenarios.late_point_at_a_lower_step if place.kind == "rest" else scenarios.tag_edited_after_the_end
     trap(bench)
     assert sync(place.reader(), db, SyncOptions(mode=Mode.FAST)).up_to_date
     assert sync(place.reader(), db).runs_changed == 1
@@ -128,3 +141,35 @@ def test_a_server_gives_exactly_what_its_database_holds(tracking: Tracking, tmp_
         for t in ("experiments", "experiment_tags", "runs", "tags", "params", "latest_metrics", "metric_history")
     )
     assert dump(over, tables) == dump(direct, tables)
+
+
+def test_random_operations_end_equal_to_a_fresh_sync(place: Place, tmp_path: Path) -> None:
+    db = tmp_path / "w.duckdb"
+    operations = RandomOperations(
+        MlflowClient(place.uri), lambda: collect_garbage(place.database, place.uri), seed=OPERATIONS
+    )
+    for _ in range(max(OPERATIONS // 25, 1)):
+        operations.make(25)
+        sync(place.reader(), db, SyncOptions(batch_runs=operations.draw.choice([1, 7, 10_000])))
+        equals_fresh(place, db)
+
+
+def test_killed_at_any_step_the_next_sync_makes_it_whole(place: Place, tmp_path: Path) -> None:
+    bench, base, db = place.bench(), tmp_path / "base.duckdb", tmp_path / "w.duckdb"
+    sync(place.reader(), base)
+    assert bench.gc is not None
+    bench.client.delete_run(bench.runs[3])
+    bench.gc()
+    for run in bench.runs[:3]:
+        bench.client.set_tag(run, "u", "edited")
+    fill(bench.client, bench.experiment, 2)
+    kills = []
+    for at in range(1, 30) if EVERY_KILL else (1, 2, 3, 8):
+        shutil.copyfile(base, db)
+        Path(f"{db}.wal").unlink(missing_ok=True)
+        if crash(place.uri, db, at) == 0:
+            break
+        kills.append(at)
+        sync(place.reader(), db, SyncOptions(batch_runs=2))
+        equals_fresh(place, db)
+    assert len(kills) >= (8 if EVERY_KILL else 4), "each was a place to die"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,12 +15,13 @@ import pytest
 from mlflow import MlflowClient
 
 from hwbench_mlflow.errors import StoreError, UsageError
+from hwbench_mlflow.warehouse.database import explain
 from hwbench_mlflow.warehouse.readers import Mode
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
 from tests.warehouse import scenarios
 from tests.warehouse.conftest import dump, events, gc
-from tests.warehouse.scenarios import Bench, fill
+from tests.warehouse.scenarios import Bench, RandomOperations, crash, fill
 
 # MLflow's own use of SQLAlchemy 2.1, not ours.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -230,29 +229,6 @@ def test_one_experiment_leaves_the_others_alone(bench: Bench, store: Path, tmp_p
         sync(SqliteReader(store), db, SyncOptions(experiments=("typo",), mode=Mode.FULL))
 
 
-CRASHER = """
-import os, signal, sys
-from pathlib import Path
-from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
-from hwbench_mlflow.warehouse.sync import SyncOptions, sync, verify_store
-at = int(sys.argv[3]); seen = []
-def die(step):
-    seen.append(step)
-    if len(seen) == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-sync(SqliteReader(Path(sys.argv[1])), Path(sys.argv[2]), SyncOptions(batch_runs=2), at_step=die)
-print(len(seen))
-"""
-
-
-def crash(store: Path, db: Path, at: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", CRASHER, str(store), str(db), str(at)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
-
-
 @pytest.mark.slow
 def test_killed_at_every_step_the_next_sync_makes_it_whole(bench: Bench, store: Path, tmp_path: Path) -> None:
     base, db = tmp_path / "base.duckdb", tmp_path / "w.duckdb"
@@ -270,7 +246,7 @@ def test_killed_at_every_step_the_next_sync_makes_it_whole(bench: Bench, store: 
     for at in range(1, 30):
         shutil.copyfile(base, db)
         Path(f"{db}.wal").unlink(missing_ok=True)
-        if crash(store, db, at) == 0:
+        if crash(f"sqlite:///{store}", db, at) == 0:
             break
         kills += 1
         sync(SqliteReader(store), db, SyncOptions(batch_runs=2))
@@ -373,6 +349,41 @@ def test_verify_store_counts_the_rows_that_differ(bench: Bench, store: Path, tmp
     assert verify_store(SqliteReader(store), db) == [("tags", 4, 4), ("params", 2, 0)]
 
 
+FILLER = """
+import resource, sys
+from pathlib import Path
+from hwbench_mlflow.errors import StoreError
+from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
+from hwbench_mlflow.warehouse.sync import sync
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    sync(SqliteReader(Path(sys.argv[1])), Path(sys.argv[2]))
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_cannot_grow_is_one_line_and_loses_nothing(bench: Bench, store: Path, tmp_path: Path) -> None:
+    db = tmp_path / "w.duckdb"
+    with sqlite3.connect(store) as connection:
+        connection.executemany(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, hex(randomblob(4000)), ?)",
+            [(f"big {n}", bench.run) for n in range(200)],
+        )
+    connection.close()
+    command = [sys.executable, "-c", FILLER, str(store), str(db), "300000"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.stdout.startswith(f"{db} may not grow further: a limit on the size of files is reached;"), said
+    assert said.stdout.count("\n") == 1
+    assert sync(SqliteReader(store), db).runs_added == 4
+    assert verify_store(SqliteReader(store), db) == []
+
+
+def test_a_full_disk_is_told_as_one() -> None:
+    said = explain(Path("w.duckdb"), duckdb.IOException("Could not write file: No space left on device"))
+    assert said == ("the disk of w.duckdb is full; free some space and sync again, what was committed is kept",)
+
+
 def test_a_newer_layout_is_refused(store: Path, tmp_path: Path) -> None:
     db = tmp_path / "w.duckdb"
     sync(SqliteReader(store), db)
@@ -410,56 +421,9 @@ def test_the_reader_leaves_no_trace_and_no_lock(bench: Bench, store: Path, tmp_p
 @pytest.mark.slow
 def test_random_operations_end_equal_to_a_fresh_sync(store: Path, tmp_path: Path) -> None:
     """1,000 operations of the real client, a sync after every 25, each compared with a fresh full one."""
-    draw = random.Random(3)
-    client, db = MlflowClient(f"sqlite:///{store}"), tmp_path / "w.duckdb"
-    experiments = [client.create_experiment("e0")]
-    runs = fill(client, experiments[0], 3)
-    dead: list[str] = []
-
-    def add() -> None:
-        runs.append(client.create_run(draw.choice(experiments), start_time=draw.randrange(2**41)).info.run_id)
-
-    def remove() -> None:
-        if len(runs) > 2:
-            run = runs.pop(draw.randrange(len(runs)))
-            client.delete_run(run)
-            dead.append(run)
-
-    def restore() -> None:
-        if dead:
-            run = dead.pop()
-            client.restore_run(run)
-            runs.append(run)
-
-    def collect() -> None:
-        gc(store)
-        dead.clear()
-
-    def untag() -> None:
-        run = draw.choice(runs)
-        keys = [k for k in client.get_run(run).data.tags if not k.startswith("mlflow.")]
-        if keys:
-            client.delete_tag(run, draw.choice(keys))
-
-    operations: list[tuple[int, Callable[[], object]]] = [
-        (8, add),
-        (4, remove),
-        (2, restore),
-        (1, collect),
-        (25, lambda: client.set_tag(draw.choice(runs), draw.choice("abcdef"), draw.choice(["x", "y", scenarios.HOSTILE]))),  # noqa: E501
-        (10, untag),
-        (10, lambda: client.log_param(draw.choice(runs), f"p{draw.randrange(10**6)}", "v")),
-        (25, lambda: client.log_metric(
-            draw.choice(runs), draw.choice("mnk"), draw.choice([1.0, float("nan"), float("inf"), draw.random()]),
-            timestamp=draw.randrange(100), step=draw.randrange(-5, 5))),
-        (6, lambda: client.update_run(draw.choice(runs), status=draw.choice(["RUNNING", "FINISHED", "KILLED"]))),
-        (4, lambda: client.update_run(draw.choice(runs), name=f"n{draw.random()}")),
-        (1, lambda: experiments.append(client.create_experiment(f"e{draw.random()}"))),
-        (1, lambda: client.rename_experiment(draw.choice(experiments), f"r{draw.random()}")),
-    ]  # fmt: skip
-    weights = [w for w, _ in operations]
-    for step in range(1_000):
-        draw.choices(operations, weights)[0][1]()
-        if step % 25 == 24:
-            sync(SqliteReader(store), db, SyncOptions(batch_runs=draw.choice([1, 7, 10_000])))
-            equals_fresh(store, db)
+    db = tmp_path / "w.duckdb"
+    operations = RandomOperations(MlflowClient(f"sqlite:///{store}"), lambda: gc(store), seed=3)
+    for _ in range(40):
+        operations.make(25)
+        sync(SqliteReader(store), db, SyncOptions(batch_runs=operations.draw.choice([1, 7, 10_000])))
+        equals_fresh(store, db)

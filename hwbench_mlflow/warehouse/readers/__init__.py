@@ -40,7 +40,8 @@ class StoreState:
     ``marks`` is ``[highest rowid, rows]`` for each append-only table; ``file`` identifies the content:
     of a SQLite file ``[device, inode, size, mtime_ns, change counter]``, of a PostgreSQL cluster ``[system identifier,
     database, timeline, position of the write-ahead log]``. ``fast``: it was a sync that trusts more than the default
-    one does, so the same content may hold a change that it did not look for.
+    one does, so the same content may hold a change that it did not look for. ``memory`` is the reader's own, too big
+    for text; it may be relied on only if the mirror is still what this very sync made it, and is None otherwise.
     """
 
     kind: str
@@ -48,13 +49,16 @@ class StoreState:
     file: tuple[int, ...] = ()
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)
     fast: bool = False
+    memory: bytes | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> str:
-        """Stable text for ``mlflow.sync_state``."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Stable text for ``mlflow.sync_state``, without the memory."""
+        data = asdict(self)
+        del data["memory"]
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> StoreState | None:
+    def from_json(cls, text: str, memory: bytes | None = None) -> StoreState | None:
         """None for anything this version did not write: the next sync then reads everything."""
         try:
             data = json.loads(text)
@@ -64,6 +68,7 @@ class StoreState:
                 file=tuple(data["file"]),
                 marks={k: (v[0], v[1]) for k, v in data["marks"].items()},
                 fast=data["fast"] is not False,
+                memory=memory,
             )
         except (ValueError, KeyError, TypeError, IndexError):
             return None
@@ -71,11 +76,15 @@ class StoreState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to read. ``previous`` is None when nothing can be relied on; ``experiments`` empty means all."""
+    """What to read. ``previous`` is None when nothing can be relied on; ``experiments`` empty means all.
+
+    ``remember`` asks for :attr:`StoreState.memory`: not worth its time where nothing is going to be kept.
+    """
 
     mode: Mode = Mode.DEFAULT
     experiments: tuple[str, ...] = ()
     previous: StoreState | None = None
+    remember: bool = True
 
 
 class Reader(Protocol):
@@ -84,6 +93,8 @@ class Reader(Protocol):
     kind: str
     store: str
     """The store's identity, without passwords; a warehouse mirrors exactly one."""
+    snapshot: bool
+    """:meth:`read` sees one moment of the store: a row that it loaded is never taken back."""
 
     def unchanged(self, previous: StoreState) -> bool:
         """True only if the store is known to hold what it held then; False when it cannot be told."""

@@ -24,7 +24,7 @@ class Via(StrEnum):
     REST = "rest"
 
 
-FORMS = "sqlite:///FILE, postgresql://USER@HOST/DATABASE, http://HOST:PORT or https://HOST"
+FORMS = "sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE, http://HOST:PORT or https://HOST"
 
 
 def open_reader(uri: str, via: Via | None = None) -> Reader:
@@ -44,7 +44,7 @@ def open_reader(uri: str, via: Via | None = None) -> Reader:
         if not urlsplit(uri).hostname:
             raise UsageError(f"{shown(uri)!r} names no host", remedy=f"give --tracking-uri as {FORMS}")
         return RestReader(uri)
-    if dialect not in {"sqlite", "postgresql"}:
+    if dialect not in {"sqlite", "postgresql", "mysql", "mariadb"}:
         raise UsageError(
             f"hwbench cannot read {dialect}:// stores directly",
             remedy=f"start `mlflow server` on it and sync from its URL, or give --tracking-uri as {FORMS}",
@@ -58,6 +58,10 @@ def open_reader(uri: str, via: Via | None = None) -> Reader:
         from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 
         return SqliteReader(_sqlite_path(uri))
+    if dialect in {"mysql", "mariadb"}:
+        from hwbench_mlflow.warehouse.readers.mysql import MysqlReader
+
+        return MysqlReader(uri)
     from hwbench_mlflow.warehouse.readers.postgresql import PostgresqlReader
 
     return PostgresqlReader(uri)

@@ -5,15 +5,10 @@ Readers and MLflow's writers do not block each other there. What makes a later s
 * No byte was added to the cluster's write-ahead log since the last snapshot: nothing to do. That position is
   remembered only if no transaction was under way, because a commit is in the log a moment before it is visible. On a
   standby there is no such position, and every sync reads.
-* ``runs`` and ``tags`` are always compared by content: MLflow edits and deletes there.
-* ``params`` and ``metrics`` only gain rows while their run lives, and ``latest_metrics`` changes only in the
-  transaction that adds to ``metrics``: the server counts rows a run, and only runs whose count is not the mirror's
-  are read again.
+* Everything else is as :mod:`.snapshot` says.
 
 A params or metrics row changed *in place* by foreign SQL is seen by ``--full`` and ``verify --store`` only.
 """
-
-# ruff: noqa: S608 -- names come from our own tables of columns, run ids are quoted
 
 from __future__ import annotations
 
@@ -25,8 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from hwbench_mlflow.errors import StoreError, UsageError
 from hwbench_mlflow.warehouse.readers import Mode, Request, StoreState, check_revision
-from hwbench_mlflow.warehouse.readers.tables import FEW, SOURCES, experiment_ids, name_lists, rows
-from hwbench_mlflow.warehouse.stage import CHILDREN, MIRROR
+from hwbench_mlflow.warehouse.readers.snapshot import load_tables, usable
+from hwbench_mlflow.warehouse.readers.tables import rows
 
 if TYPE_CHECKING:
     from hwbench_mlflow.warehouse.stage import Stage
@@ -48,6 +43,7 @@ class PostgresqlReader:
     """Reads the database that an SQLAlchemy or libpq URI names; connected only while a method runs."""
 
     kind = "postgresql"
+    snapshot = True
 
     def __init__(self, uri: str) -> None:
         self._uri = "postgresql" + uri[uri.index("://") :]
@@ -73,21 +69,11 @@ class PostgresqlReader:
             under_way = bool(rows(cursor, _UNDER_WAY)[0][0])
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             revision = check_revision(self.store, _revision(cursor))
-            scope = _load_experiments(cursor, stage, request.experiments)
-            _load(cursor, stage, "runs", scope)
-            changed = None
-            if request.mode is not Mode.FULL and not request.experiments:
-                changed = _changed(cursor, stage, request, revision)
-            if changed is None or len(changed) > FEW * max(stage.run_count(), 1):
-                where = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {scope})" if scope else ""
-                for table in CHILDREN:
-                    _load(cursor, stage, table, where)
-                stage.all_are_candidates()
-            else:
-                for names in name_lists(sorted(changed)):
-                    for table in CHILDREN:
-                        _load(cursor, stage, table, f"run_uuid IN ({names})")
-                stage.add_candidates(sorted(changed))
+            columns = rows(cursor, "SELECT attname FROM pg_attribute WHERE attrelid = 'experiments'::regclass")
+            load_tables(
+                cursor, stage, request, {str(r[0]) for r in columns},
+                relied_on=usable(request, self.kind, revision), null_text="NULL::TEXT",
+            )  # fmt: skip
             cursor.execute("COMMIT")
         return StoreState(
             kind=self.kind, revision=revision, file=() if under_way else position, fast=request.mode is Mode.FAST
@@ -176,37 +162,3 @@ def _revision(cursor: Any) -> str | None:
         return None
     found = rows(cursor, "SELECT version_num FROM alembic_version")
     return str(found[0][0]) if found else None
-
-
-def _load(cursor: Any, stage: Stage, table: str, where: str = "", *, absent: frozenset[str] = frozenset()) -> None:
-    picked = ", ".join(f'NULL::TEXT AS "{c}"' if c in absent else f'"{c}"' for c in MIRROR[table])
-    tail = f" WHERE {where}" if where else ""
-    cursor.execute(f"SELECT {picked} FROM {SOURCES.get(table, table)}{tail}")
-    stage.load(table, cursor.fetch_record_batch())
-
-
-def _load_experiments(cursor: Any, stage: Stage, names: tuple[str, ...]) -> str:
-    """Stage the experiments in scope; return the SQL condition on ``runs`` (empty for all)."""
-    columns = {r[0] for r in rows(cursor, "SELECT attname FROM pg_attribute WHERE attrelid = 'experiments'::regclass")}
-    scope = f"experiment_id IN ({experiment_ids(cursor, names)})" if names else ""
-    _load(cursor, stage, "experiments", scope, absent=frozenset({"workspace"} - columns))
-    _load(cursor, stage, "experiment_tags", scope)
-    return scope
-
-
-def _changed(cursor: Any, stage: Stage, request: Request, revision: str) -> set[str] | None:
-    """Runs to read again, or None when nothing can be relied on and everything must be."""
-    previous = request.previous
-    if previous is None or previous.kind != "postgresql" or previous.revision != revision:
-        return None
-    changed = set(stage.changed_run_rows())
-    counted = ["params", "metric_history"]
-    if request.mode is Mode.FAST:
-        counted.append("tags")
-    else:
-        cursor.execute("SELECT run_uuid, key, value FROM tags")
-        changed |= set(stage.changed_tags(cursor.fetch_record_batch()))
-    for table in counted:
-        cursor.execute(f"SELECT run_uuid, count(*) AS n FROM {SOURCES.get(table, table)} GROUP BY run_uuid")
-        changed |= set(stage.changed_counts(table, cursor.fetch_record_batch()))
-    return changed

@@ -60,6 +60,7 @@ class RestReader:
     """Reads the server at ``uri`` as the user of MLflow's own environment variables."""
 
     kind = "rest"
+    snapshot = False
 
     def __init__(self, uri: str, environ: Mapping[str, str] = os.environ, *, server: Server | None = None) -> None:
         self._server = server or Server(uri, environ)

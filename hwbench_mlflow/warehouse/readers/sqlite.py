@@ -4,13 +4,18 @@ What makes a later sync cheap here, and what it rests on:
 
 * The file's change counter (header bytes 24-27) moves with every committed write in rollback-journal mode (byte 18
   is 1). Same file, same counter: nothing to do.
-* ``runs`` and ``tags`` are always compared by content: MLflow edits and deletes there.
-* ``params``, ``metrics`` and ``latest_metrics`` only gain rows while their run lives (``latest_metrics`` is updated
-  in place, but never without a new row in ``metrics``). New rows have a rowid above the highest known one. Because
-  SQLite re-uses the highest rowids after ``mlflow gc``, and VACUUM renumbers, the number of rows at or below the mark
-  must also be what we mirrored less what the vanished runs had; otherwise the table is read whole.
+* ``runs`` is always compared by content, and so are ``tags``, but only those on pages of the file that the last sync
+  did not see (:mod:`.pages`): MLflow edits and deletes in both. Where pages cannot be told (write-ahead log, another
+  sync in between), every tag is compared.
+* ``params`` and ``metrics`` only gain rows while their run lives. New rows have a rowid above the highest known one.
+  Because SQLite re-uses the highest rowids after ``mlflow gc``, and VACUUM renumbers, the number of rows at or below
+  the mark must also be what we mirrored less what the vanished runs had; otherwise everything is read.
+  ``latest_metrics`` is updated in place, but never without a new row in ``metrics``.
 
 A params or metrics row changed *in place* by foreign SQL is seen by ``--full`` and ``verify --store`` only.
+
+POSIX drops a process's locks on a file when it closes *any* descriptor of it, so while a transaction of ours is open
+nothing here closes one; that nobody else in this process did is checked by the change counter at the end.
 """
 
 # ruff: noqa: S608 -- names come from our own tables of columns, run ids are quoted; values are bound
@@ -31,6 +36,7 @@ from hwbench_mlflow.warehouse.readers.tables import FEW, SOURCES, experiment_ids
 from hwbench_mlflow.warehouse.stage import CHILDREN, MIRROR
 
 if TYPE_CHECKING:
+    from hwbench_mlflow.warehouse.readers.pages import Look
     from hwbench_mlflow.warehouse.stage import Stage
 
 BUSY_TIMEOUT_S = 20.0
@@ -45,6 +51,7 @@ class SqliteReader:
     """Reads ``path``; opens it only while :meth:`read` runs."""
 
     kind = "sqlite"
+    snapshot = True
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -64,30 +71,40 @@ class SqliteReader:
     def _file(self) -> tuple[int, ...]:
         """Identity and content mark of the file; empty when the change counter means nothing (WAL)."""
         with self.path.open("rb") as handle:
-            header = handle.read(100)
-            status = os.fstat(handle.fileno())
-        if len(header) < 100 or header[:15] != b"SQLite format 3" or header[18] != 1:
-            return ()
-        counter = int.from_bytes(header[24:28], "big")
-        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, counter)
+            return _identity(handle.fileno())
 
     def read(self, stage: Stage, request: Request) -> StoreState:
         """See :class:`~hwbench_mlflow.warehouse.readers.Reader`."""
-        with self._snapshot() as cursor:
+        whole = not request.experiments and request.mode is not Mode.FAST
+        with self._snapshot() as (cursor, fd):
             revision = check_revision(self.store, _revision(cursor, self.store))
             # The shared lock is held since that first read: the counter belongs to this snapshot.
-            file = self._file()
+            file = _identity(fd)
             scope = _load_experiments(cursor, stage, request.experiments)
             _load(cursor, stage, "runs", where=scope)
-            marks = _marks(cursor)
-            changed = None
-            if request.mode is not Mode.FULL and not request.experiments:
-                changed = _changed(cursor, stage, request, revision, marks)
+            previous, changed, seen = self._usable(request, revision), None, None
+            if whole and (request.remember or previous is not None):
+                seen = _look(cursor, fd, previous)
+            marks = _marks(cursor, seen)
+            if previous is not None:
+                changed = _changed(cursor, stage, request.mode, previous, marks, seen)
             if changed is None or len(changed) > FEW * max(stage.run_count(), 1):
                 self._load_all(cursor, stage, scope)
             else:
                 _load_runs(cursor, stage, sorted(changed))
-        return StoreState(kind=self.kind, revision=revision, file=file, marks=marks, fast=request.mode is Mode.FAST)
+            if _identity(fd)[4:] != file[4:]:
+                raise StoreError(f"{self.store} was written to while it was read", remedy="sync again")
+        return StoreState(
+            kind=self.kind, revision=revision, file=file, marks=marks, fast=request.mode is Mode.FAST,
+            memory=seen.memory if seen is not None and request.remember else None,
+        )  # fmt: skip
+
+    def _usable(self, request: Request, revision: str) -> StoreState | None:
+        """What the last sync remembered, if this one may rely on it."""
+        previous = request.previous
+        if request.mode is Mode.FULL or request.experiments or previous is None:
+            return None
+        return previous if previous.kind == self.kind and previous.revision == revision else None
 
     def _load_all(self, cursor: Any, stage: Stage, scope: str) -> None:
         where = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {scope})" if scope else ""
@@ -96,18 +113,32 @@ class SqliteReader:
         stage.all_are_candidates()
 
     @contextmanager
-    def _snapshot(self) -> Iterator[Any]:
-        """A cursor inside one read transaction. MLflow's writers wait while it is open, and no longer."""
+    def _snapshot(self) -> Iterator[tuple[Any, int]]:
+        """A cursor inside one read transaction, and a descriptor of the file that lives longer than it.
+
+        MLflow's writers wait while it is open, and no longer.
+        """
         import adbc_driver_manager
         from adbc_driver_sqlite import dbapi
 
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with dbapi.connect(f"file:{quote(str(self.path))}?mode=ro") as connection, connection.cursor() as cursor:
                 cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
                 cursor.fetchall()
-                yield cursor
+                yield cursor, fd
         except adbc_driver_manager.Error as error:
             raise StoreError(f"cannot read {self.store}: {str(error).splitlines()[0]}") from error
+        finally:
+            os.close(fd)
+
+
+def _identity(fd: int) -> tuple[int, ...]:
+    header, status = os.pread(fd, 100, 0), os.fstat(fd)
+    if len(header) < 100 or header[:15] != b"SQLite format 3" or header[18] != 1:
+        return ()
+    counter = int.from_bytes(header[24:28], "big")
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, counter)
 
 
 def _revision(cursor: Any, store: str) -> str | None:
@@ -184,38 +215,83 @@ def _load_experiments(cursor: Any, stage: Stage, names: tuple[str, ...]) -> str:
     return f"experiment_id IN ({ids})"
 
 
-def _marks(cursor: Any) -> dict[str, tuple[int, int]]:
+def _look(cursor: Any, fd: int, previous: StoreState | None) -> Look | None:
+    """The pages of ``tags``, beside what was remembered of them."""
+    from hwbench_mlflow.warehouse.readers.pages import look
+
+    found = rows(cursor, "SELECT rootpage, sql FROM sqlite_master WHERE type = 'table' AND name = 'tags'")
+    if not found:
+        return None
+    return look(fd, int(found[0][0]), str(found[0][1]), previous.memory if previous is not None else None)
+
+
+_MARKED = ("tags", "params", "metric_history")
+
+
+def _marks(cursor: Any, seen: Look | None) -> dict[str, tuple[int, int]]:
     marks = {}
-    for table in CHILDREN:
+    for table in _MARKED:
         source = SOURCES.get(table, table)
         # Two statements: each alone is answered from an index's edge or from page headers.
         high = rows(cursor, f"SELECT max(rowid) FROM {source}")[0][0]
-        count = rows(cursor, f"SELECT count(*) FROM {source}")[0][0]
+        if table == "tags" and seen is not None:
+            count = seen.rows
+        else:
+            count = rows(cursor, f"SELECT count(*) FROM {source}")[0][0]
         marks[table] = (int(high or 0), int(count))
     return marks
 
 
-def _changed(
-    cursor: Any, stage: Stage, request: Request, revision: str, marks: dict[str, tuple[int, int]]
+def _changed(  # noqa: PLR0917 -- one caller
+    cursor: Any, stage: Stage, mode: Mode, previous: StoreState, marks: dict[str, tuple[int, int]], seen: Look | None
 ) -> set[str] | None:
     """Runs to read again, or None when the marks do not hold and everything must be."""
-    previous = request.previous
-    if previous is None or previous.kind != "sqlite" or previous.revision != revision:
+    if not previous.marks.keys() >= set(_MARKED):
         return None
     changed = set(stage.changed_run_rows())
-    gone = stage.mirrored_rows_of_missing_runs()
-    for table in CHILDREN:
-        if table == "tags" and request.mode is Mode.DEFAULT:
+    missing = stage.missing_runs(())
+    for table in _MARKED:
+        if table == "tags" and mode is not Mode.FAST:
             continue
-        if table not in previous.marks:
-            return None
-        fresh = _appended(cursor, table, previous.marks[table], marks[table], gone[table])
+        fresh = _appended(cursor, table, previous.marks[table], marks[table], stage.mirrored_rows(table, missing))
         if fresh is None:
             return None
         changed |= fresh
-    if request.mode is Mode.DEFAULT:
-        changed |= set(stage.changed_tags(_typed(cursor, _select("tags"))))
+    if mode is not Mode.FAST:
+        changed |= _changed_tags(cursor, stage, seen, previous.marks["tags"][1], missing)
     return changed
+
+
+def _changed_tags(cursor: Any, stage: Stage, seen: Look | None, before: int, missing: Sequence[str]) -> set[str]:
+    """Runs whose tags may not be the mirror's; no other run's can differ.
+
+    A run with no row on a fresh page has only rows that it had ``before``, when all of them together were ``before``
+    rows and the mirror was exact: it lost none if it has as many as the mirror. That is asked of all such runs at
+    once, by the sums, and of each only if the sums differ. (Rows of no run, which the mirror lacks, can only make them
+    differ: the sum of ``before`` comes out too high.)
+    """
+    if seen is None or not seen.known or seen.fresh_share > FEW:
+        return set(stage.changed_tags(_typed(cursor, _select("tags"))))
+    fresh = _runs_of(cursor, seen.fresh)
+    aside = fresh | set(missing)
+    count = "SELECT count(*) FROM tags WHERE run_uuid IN ({})"
+    now = seen.rows - sum(int(rows(cursor, count.format(names))[0][0]) for names in name_lists(sorted(aside)))
+    if now == before - stage.mirrored_rows("tags", aside):
+        return fresh
+    cursor.execute("SELECT run_uuid, count(*) AS n FROM tags GROUP BY run_uuid")
+    return fresh | set(stage.changed_counts("tags", cursor.fetch_record_batch()))
+
+
+def _runs_of(cursor: Any, ranges: Sequence[tuple[int | None, int | None]]) -> set[str]:
+    """Runs with a tag in one of the ranges of rowids."""
+    found: set[str] = set()
+    for begin in range(0, len(ranges), 100):
+        parts = []
+        for above, upto in ranges[begin : begin + 100]:
+            bounds = [f"rowid > {above}"] * (above is not None) + [f"rowid <= {upto}"] * (upto is not None)
+            parts.append("SELECT run_uuid FROM tags" + (" WHERE " + " AND ".join(bounds) if bounds else ""))
+        found |= {str(r[0]) for r in rows(cursor, " UNION ".join(parts))}
+    return found
 
 
 def _appended(cursor: Any, table: str, before: tuple[int, int], now: tuple[int, int], gone: int) -> set[str] | None:

@@ -1,0 +1,353 @@
+"""Judging many runs: their evidence as Arrow tables in, the rows of the star schema as Arrow tables out.
+
+Judging is Python's own work, so more than one core needs more than one process. Bytes go over pipes to
+``python -m hwbench_mlflow.warehouse.judging``: no pickle, nothing of the parent's is imported again, and no torch. Few
+runs are judged here, where no process has to start. Knows no DuckDB. What a process judged and what was judged here is
+the same function of the same bytes; a process that dies is an error, never a gap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from hwbench_mlflow.attest import Keyring, Revocation, parse_public_key
+from hwbench_mlflow.errors import StoreError
+from hwbench_mlflow.evidence import RunIndex
+from hwbench_mlflow.warehouse.results import Case, Row, Rows, rows_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+POOL_RUNS = 1500
+"""A process is up after about half a second of a core: fewer runs than this are sooner judged here."""
+MAX_PROCESSES = 4
+
+FIELDS = {
+    "performance_results": "results", "verdict_findings": "findings", "evidence_files": "files",
+    "models": "models", "hardware_platforms": "hardware", "hardware_availability_log": "probes",
+    "nested": "samples",
+}  # fmt: skip
+"""Table -> the field of :class:`.results.Rows` that holds its rows; ``benchmark_runs`` has one of each run."""
+
+_LENGTH = struct.Struct(">Q")
+
+
+class JudgeDied(StoreError):
+    """A process that judged is gone: nothing is known of the runs it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What every run is judged by. ``keep_content``: rows of ``evidence_files`` carry the files themselves.
+
+    ``kept_only``: the files are those that the warehouse kept, of which one that is not what was kept spoils all.
+    """
+
+    keyring: Keyring
+    schemas: Mapping[str, pa.Schema]
+    keep_content: bool
+    kept_only: bool
+
+
+def cases_of(work: pa.Table) -> list[Case]:
+    """The runs of a table made by :func:`.cases.load_work`, as they are judged."""
+    plain = {name: work.column(name).to_pylist() for name in work.column_names if name not in _NESTED}
+    params, tags = _texts(work, "params"), _texts(work, "tags")
+    points = _entries(work, "points")
+    cases = []
+    for n, run_id in enumerate(plain["run_id"]):
+        metrics: dict[str, list[float]] = {}
+        for key, value in points[n]:
+            metrics.setdefault(key, []).append(value)
+        for values in metrics.values():
+            if len(values) > 1:
+                values.sort(key=lambda value: (math.isnan(value), value))
+        cases.append(
+            Case(
+                run_id=run_id, role=plain["role"][n], fingerprint=plain["fingerprint"][n],
+                experiment_id=plain["experiment_id"][n], deleted=plain["deleted"][n],
+                artifact_uri=plain["artifact_uri"][n],
+                index=RunIndex(
+                    run_id=run_id, status=plain["status"][n], params=params[n], tags=tags[n], metrics=metrics
+                ),
+            )
+        )  # fmt: skip
+    return cases
+
+
+_NESTED = ("params", "tags", "points", "files")
+
+
+def _entries(work: pa.Table, name: str) -> list[list[tuple[Any, ...]]]:
+    """A column of lists of structs, as a list of tuples a run."""
+    column = work.column(name).combine_chunks()
+    offsets = column.offsets.to_numpy().tolist()
+    fields = [_objects(column.values.field(n)) for n in range(column.type.value_type.num_fields)]
+    rows = list(zip(*fields, strict=True))
+    return [rows[begin:end] for begin, end in itertools.pairwise(offsets)]
+
+
+def _objects(array: pa.Array) -> list[Any]:
+    values: list[Any] = array.to_numpy(zero_copy_only=False).tolist()
+    return values
+
+
+def _texts(work: pa.Table, name: str) -> list[dict[str, str]]:
+    return [dict(pairs) for pairs in _entries(work, name)]
+
+
+def judged(work: pa.Table, terms: Terms) -> list[tuple[Case, Rows]]:
+    """The rows of every run of ``work``, in its order. Never raises for bad evidence."""
+    cases, files = cases_of(work), _entries(work, "files")
+    judges = work.column("judged_by").to_pylist()
+    unreachable = work.column("unreachable").to_pylist()
+    return [
+        (case, _rows(case, found, why, terms, judge))
+        for case, found, why, judge in zip(cases, files, unreachable, judges, strict=True)
+    ]
+
+
+def _rows(case: Case, found: Sequence[tuple[str, str, bytes]], why: str | None, terms: Terms, judge: str) -> Rows:
+    files = {name: content for name, _, content in found}
+    rows = rows_of(case, files if why is None else why, terms.keyring, judge)
+    if terms.kept_only and _spoilt(found, rows.files):
+        rows = rows_of(case, {}, terms.keyring, judge)
+    if not terms.keep_content:
+        for row in rows.files:
+            row["content"] = b""
+    return rows
+
+
+def _spoilt(found: Sequence[tuple[str, str, bytes]], made: Sequence[Row]) -> bool:
+    """Whether a file is not the one that its digest was kept with, or is there twice."""
+    digests = {row["name"]: row["sha256"] for row in made}
+    return any(digests.get(name, digest) != digest for name, digest, _ in found) or (
+        bool(digests) and len(digests) != len(found)
+    )
+
+
+def tables_of(rows: Sequence[Rows], schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Table]:
+    """The rows of many runs, a table each. Raises what pyarrow does for a value that a column cannot hold."""
+    import pyarrow as pa
+
+    made = {
+        table: pa.Table.from_pylist([row for one in rows for row in getattr(one, attribute)], schemas[table])
+        for table, attribute in FIELDS.items()
+    }
+    made["benchmark_runs"] = pa.Table.from_pylist([one.run for one in rows], schemas["benchmark_runs"])
+    return made
+
+
+# --- Processes ----------------------------------------------------------------------------------
+
+
+class Judges:
+    """Processes that judge, as many as there are cores. A context: they end with it."""
+
+    def __init__(self, terms: Terms, count: int | None = None) -> None:
+        self._setup = _write_terms(terms)
+        self._count = count or processes()
+        self._idle: deque[subprocess.Popen[bytes]] = deque()
+        self._all: list[subprocess.Popen[bytes]] = []
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="hwbench-judge")
+
+    def __enter__(self) -> Judges:
+        for _ in range(self._count):
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hwbench_mlflow.warehouse.judging"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+            self._all.append(process)
+            self._idle.append(process)
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it is dead already: whoever asks it first says so
+                _send(process.stdin, self._setup)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            for process in self._all:
+                process.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._all:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # it is dead, and who needed its answer was told
+                process.stdin.close()
+            process.stdout.close()
+            process.wait()
+
+    def judge(self, works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, dict[str, pa.Table] | None]]:
+        """Each work with its tables, in order; None where a value fits no column. Raises :class:`JudgeDied`.
+
+        ``works`` is drawn from in the caller's thread, one ahead of the processes.
+        """
+        waiting: deque[tuple[pa.Table, Future[bytes]]] = deque()
+        for work in works:
+            waiting.append((work, self._threads.submit(self._ask, _to_ipc(work))))
+            if len(waiting) > self._count:
+                yield self._next(waiting)
+        while waiting:
+            yield self._next(waiting)
+
+    @staticmethod
+    def _next(waiting: deque[tuple[pa.Table, Future[bytes]]]) -> tuple[pa.Table, dict[str, pa.Table] | None]:
+        work, future = waiting.popleft()
+        return work, _read_tables(future.result())
+
+    def _ask(self, work: bytes) -> bytes:
+        process = self._idle.popleft()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, work)
+            answer = _receive(process.stdout)
+        except OSError:
+            answer = None
+        if answer is None:
+            code = process.wait()
+            raise JudgeDied(f"a process that judged results died (exit status {code}): nothing is known of its runs")
+        self._idle.append(process)
+        return answer
+
+
+class Here:
+    """Nobody else: whoever asked judges the work that comes back."""
+
+    @staticmethod
+    def judge(works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, None]]:
+        """Each work, with nothing made of it."""
+        for work in works:
+            yield work, None
+
+
+@contextlib.contextmanager
+def judges(terms: Terms, runs: int) -> Iterator[Judges | Here]:
+    """Who judges that many runs: other processes where they pay."""
+    if runs < POOL_RUNS or processes() < 2:
+        yield Here()
+        return
+    with Judges(terms) as several:
+        yield several
+
+
+def processes() -> int:
+    """How many processes judge: one a core that this one may use, at most ``MAX_PROCESSES``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_PROCESSES)
+
+
+def main() -> None:
+    """A process that judges: terms, then work after work until standard input ends."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    setup = _receive(source)
+    if setup is None:
+        return
+    terms = _read_terms(setup)
+    while (data := _receive(source)) is not None:
+        _send(sink, _write_tables(judged(_from_ipc(data), terms), terms))
+
+
+def _write_tables(rows: Sequence[tuple[Case, Rows]], terms: Terms) -> bytes:
+    """Nothing where a value fits no column: the parent finds out whose it is."""
+    import pyarrow as pa
+
+    try:
+        tables = tables_of([one for _, one in rows], terms.schemas)
+    except (pa.ArrowException, OverflowError):
+        return b""
+    return msgspec.msgpack.encode({name: _to_ipc(table) for name, table in tables.items()})
+
+
+def _read_tables(data: bytes) -> dict[str, pa.Table] | None:
+    if not data:
+        return None
+    return {name: _from_ipc(one) for name, one in msgspec.msgpack.decode(data, type=dict[str, bytes]).items()}
+
+
+class _Setup(msgspec.Struct):
+    """:class:`Terms` as bytes. ``keys`` are public."""
+
+    keys: dict[str, str]
+    revoked: dict[str, tuple[str, str, str | None]]
+    schemas: dict[str, bytes]
+    keep_content: bool
+    kept_only: bool
+
+
+def _write_terms(terms: Terms) -> bytes:
+    ring = terms.keyring
+    return msgspec.msgpack.encode(
+        _Setup(
+            keys={name: key.to_json() for name, key in ring.keys.items()},
+            revoked={name: (r.keyid, r.revoked_at, r.reason) for name, r in ring.revoked.items()},
+            schemas={name: schema.serialize().to_pybytes() for name, schema in terms.schemas.items()},
+            keep_content=terms.keep_content, kept_only=terms.kept_only,
+        )
+    )  # fmt: skip
+
+
+def _read_terms(data: bytes) -> Terms:
+    import pyarrow as pa
+
+    found = msgspec.msgpack.decode(data, type=_Setup)
+    keyring = Keyring(
+        {name: parse_public_key(text.encode(), name=name) for name, text in found.keys.items()},
+        {name: Revocation(keyid=k, revoked_at=at, reason=why) for name, (k, at, why) in found.revoked.items()},
+    )
+    schemas = {name: pa.ipc.read_schema(pa.py_buffer(data)) for name, data in found.schemas.items()}
+    return Terms(keyring=keyring, schemas=schemas, keep_content=found.keep_content, kept_only=found.kept_only)
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _from_ipc(data: bytes) -> pa.Table:
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+        return reader.read_all()
+
+
+def _send(pipe: IO[bytes], data: bytes) -> None:
+    pipe.write(_LENGTH.pack(len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> bytes | None:
+    """The next message; None where the pipe ends before it is whole."""
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    [length] = _LENGTH.unpack(head)
+    data = pipe.read(length)
+    return data if len(data) == length else None
+
+
+if __name__ == "__main__":
+    main()
