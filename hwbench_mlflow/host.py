@@ -279,3 +279,24 @@ def thread_run_delay_ns() -> int | None:
         if len(fields) == 3:  # a thread that ended in between has no file any more
             delay = (delay or 0) + int(fields[1])
     return delay
+
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory_bytes() -> int:
+    """Memory that this process can still take without pushing others out: what the kernel calls available, or what its
+    cgroup (v2, then v1) leaves, whichever is less."""
+    left = [int(psutil.virtual_memory().available)]
+    for limit, used, stat in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        maximum, current = _read(CGROUP / limit), _read(CGROUP / used)
+        if maximum is None or current is None or not maximum.isdigit() or not current.isdigit():
+            continue  # "max": no limit
+        # Cached files count as used, and are given back on demand.
+        fields = (line.split() for line in (_read(CGROUP / stat) or "").splitlines())
+        cached = next((int(pair[1]) for pair in fields if pair[0] in ("inactive_file", "total_inactive_file")), 0)
+        left.append(max(0, int(maximum) - int(current) + cached))
+    return min(left)

@@ -6,10 +6,10 @@ edited tag or a metric logged again cannot agree with the result by accident.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from hwbench_mlflow.metrics import METRICS
-from hwbench_mlflow.model import BenchmarkResult, Scenario, Verdict
+from hwbench_mlflow.model import BenchmarkResult, GenerationStats, Phase, Scenario, Verdict, Workload
 
 MB = 1e6
 
@@ -62,6 +62,10 @@ def _params(result: BenchmarkResult, result_sha256: str) -> dict[str, str]:
         "batch_size": work.batch_size,
         "sequence_length": work.sequence_length,
         "image_size": work.image_size,
+        "audio_seconds": work.audio_seconds,
+        "output_tokens": work.output_tokens,
+        "phase": work.phase,
+        "kv_cache": None if work.kv_cache is None else _bool(work.kv_cache),
         "precision": result.effective_precision,
         "scenario": work.scenario,
         "latency_bound_ms": work.latency_bound_ms,
@@ -90,8 +94,9 @@ def _tags(result: BenchmarkResult, verdict: Verdict) -> dict[str, str]:
         "hwbench.device_name": result.device.name,
         "hwbench.precision": str(result.effective_precision),
         "hwbench.scenario": str(result.workload.scenario),
+        "hwbench.phase": str(result.workload.phase),
         "hwbench.profile": result.request.profile.name,
-        "hwbench.ranked": _bool(result.request.profile.ranked),
+        "hwbench.ranked": _bool(result.request.ranked),
         "hwbench.weights": str(result.model.weights_source),
         "hwbench.host": result.host.hostname,
         "hwbench.stable": _bool(result.aggregates.stable),
@@ -133,6 +138,8 @@ def _metrics(result: BenchmarkResult) -> dict[str, float]:
             else {}
         ),
         "throughput_items_per_s": stats.throughput_items_per_s,
+        **_written(result.generation),
+        "real_time_factor": real_time_factor(result.workload, stats.throughput_items_per_s),
         "server_rate_per_s": server.offered_rate_per_s if server is not None and server.held else None,
         "offered_rate_per_s": server.offered_rate_per_s if server is not None else None,
         "achieved_rate_per_s": server.achieved_rate_per_s if server is not None else None,
@@ -175,6 +182,17 @@ def _metrics(result: BenchmarkResult) -> dict[str, float]:
     if unknown:
         raise KeyError(f"metrics without a row in METRICS: {sorted(unknown)}")
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _written(stats: GenerationStats | None) -> dict[str, float | None]:
+    return {} if stats is None else asdict(stats)
+
+
+def real_time_factor(work: Workload, throughput_items_per_s: float) -> float | None:
+    """Seconds of audio per second; None without audio, and for a phase that does not hear it whole."""
+    if work.audio_seconds is None or work.phase in (Phase.PREFILL, Phase.DECODE):
+        return None
+    return throughput_items_per_s * work.audio_seconds
 
 
 def _number(value: int | None) -> float | None:

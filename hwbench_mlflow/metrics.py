@@ -37,6 +37,8 @@ UNIT_IN_NAME: Mapping[str, str] = MappingProxyType(
     {
         "ms": "_ms",
         "items/s": "_items_per_s",
+        "tokens/s": "tokens_per_s",
+        "factor": "_factor",
         "queries/s": "_rate_per_s",
         "MB": "_mb",
         "J": "_j",
@@ -53,7 +55,8 @@ UNIT_IN_NAME: Mapping[str, str] = MappingProxyType(
     }
 )
 """How a unit shows in a name. A ``MB`` is 10^6 bytes, a ``GFLOP`` 10^9 operations (a multiply-add is
-two), a ``fraction`` lies in 0..1 unless its meaning says otherwise, a ``growth`` is a quotient of two times, and
+two), a ``fraction`` lies in 0..1 unless its meaning says otherwise, a ``growth`` is a quotient of two times, a
+``factor`` one of two lengths of time, and
 ``load`` is the kernel's load average (runnable tasks)."""
 
 UNITS = frozenset(UNIT_IN_NAME)
@@ -89,6 +92,21 @@ METRICS: Mapping[str, MetricSpec] = _table(
         _m("latency_ms_p50_ci95_low", "ms", "lower", "Lower end of the nonparametric 95% interval of the median."),
         _m("latency_ms_p50_ci95_high", "ms", "lower", "Upper end of the nonparametric 95% interval of the median."),
         _m("throughput_items_per_s", "items/s", "higher", "Items (batch size x inferences) completed per second."),
+        # Models that write, by MLPerf inference's definitions.
+        _m(
+            "ttft_ms_p50",
+            "ms",
+            "lower",
+            "Median time to the first token (TTFT): from the prompt to its id on the host.",
+        ),
+        _m("ttft_ms_p90", "ms", "lower", "The 90th percentile of TTFT; absent under 64 samples."),
+        _m("ttft_ms_p99", "ms", "lower", "The 99th percentile of TTFT; absent under 662 samples."),
+        _m("tpot_ms_p50", "ms", "lower", "Median time per output token (TPOT): (latency - TTFT) / (tokens - 1)."),
+        _m("tpot_ms_p90", "ms", "lower", "The 90th percentile of TPOT; absent under 64 samples."),
+        _m("tpot_ms_p99", "ms", "lower", "The 99th percentile of TPOT; absent under 662 samples."),
+        _m("tokens_per_s", "tokens/s", "higher", "Tokens written per second, those of the whole batch."),
+        # Audio. The Open ASR Leaderboard's RTFx (arXiv:2510.06961); others call its inverse the real-time factor.
+        _m("real_time_factor", "factor", "higher", "Seconds of audio processed per second: above 1, faster than live."),
         # The server scenario: queries that arrive at random, and a bound on their latency.
         _m(
             "server_rate_per_s",

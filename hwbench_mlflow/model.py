@@ -61,6 +61,17 @@ class Scenario(StrEnum):
     MULTISTREAM = "multistream"
 
 
+class Phase(StrEnum):
+    """What one inference of a model that writes text is. ``forward``: one pass over everything, as other models' are.
+    ``prefill``: the prompt, up to the logits of the first new token. ``decode``: the new tokens after a prompt that is
+    in the cache already. ``generate``: prefill and decode, with a time stamp for each token."""
+
+    FORWARD = "forward"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    GENERATE = "generate"
+
+
 class WeightsPolicy(StrEnum):
     """What ``--weights`` asks for."""
 
@@ -195,8 +206,10 @@ class Availability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A model and what it is given. ``sequence_length`` in tokens, ``image_size`` in pixels (square);
-    ``None`` asks for the model's default and is resolved before a run is signed.
+    """A model and what it is given. ``sequence_length`` in tokens (of the prompt; the places of an image count),
+    ``image_size`` in pixels (square), ``audio_seconds`` of one item, ``output_tokens`` written (or, in a forward pass,
+    read by a decoder). ``None`` asks for the model's default and is resolved before a run is signed; where it stays
+    ``None`` the model has no such input. ``kv_cache`` is None in a forward pass: there is nothing to keep.
 
     ``latency_bound_ms`` and ``latency_percentile`` (percent) are the server scenario's; ``query_size`` is
     multistream's: samples a query, run as that many over ``batch_size`` inferences. None elsewhere."""
@@ -213,6 +226,10 @@ class Workload:
     latency_bound_ms: float | None = None
     latency_percentile: int | None = None
     query_size: int | None = None
+    audio_seconds: float | None = None
+    output_tokens: int | None = None
+    phase: Phase = Phase.FORWARD
+    kv_cache: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +242,10 @@ class Profile:
     seconds: float
     max_warmup_seconds: float
     ranked: bool
+
+
+TINY_SUFFIX = "-tiny-test"
+"""Ends the alias of a model's variant for tests: the same architecture, a thousandth of the size, no use."""
 
 
 PROFILES: dict[str, Profile] = {
@@ -248,6 +269,11 @@ class RunRequest:
     profile: Profile
     threads: int | None
     backend: str
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the result may stand in a ranking: a long enough profile, and not a model for tests."""
+        return self.profile.ranked and not self.workload.model.endswith(TINY_SUFFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -538,6 +564,20 @@ class Aggregates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStats:
+    """Statistics of a model that writes, see :mod:`.generation`. None where the phase has no such time, or where the
+    samples do not carry the percentile. ``tokens_per_s`` counts the tokens of the whole batch."""
+
+    ttft_ms_p50: float | None
+    ttft_ms_p90: float | None
+    ttft_ms_p99: float | None
+    tpot_ms_p50: float | None
+    tpot_ms_p90: float | None
+    tpot_ms_p99: float | None
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
     """The truth of one run: ``hwbench/result.json``. Everything else in MLflow is an index of it."""
 
@@ -563,6 +603,7 @@ class BenchmarkResult:
     calibration: Calibration | None = None
     energy: Energy | None = None
     warnings: tuple[str, ...] = ()
+    generation: GenerationStats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -571,6 +612,8 @@ class WorkerSamples:
 
     Server: a sample is a query, from its *scheduled* arrival to its end; ``arrivals_ns`` (scheduled), ``starts_ns``
     and ``ends_ns`` are since the window's begin. Empty elsewhere.
+
+    ``token_ns``: of a generation or a decoding, for each token of each sample the ns since the one before.
     """
 
     index: int
@@ -579,6 +622,7 @@ class WorkerSamples:
     arrivals_ns: tuple[int, ...] = ()
     starts_ns: tuple[int, ...] = ()
     ends_ns: tuple[int, ...] = ()
+    token_ns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,17 @@ from __future__ import annotations
 import re
 
 from hwbench_mlflow.estimate import Estimate
-from hwbench_mlflow.model import Availability, BenchmarkResult, Failure, Scenario, Verdict, VerdictState, Workload
+from hwbench_mlflow.index import real_time_factor
+from hwbench_mlflow.model import (
+    Availability,
+    BenchmarkResult,
+    Failure,
+    Phase,
+    Scenario,
+    Verdict,
+    VerdictState,
+    Workload,
+)
 from hwbench_mlflow.roofline import Roofline
 
 VERDICT_WORDS = {
@@ -28,11 +38,7 @@ def escape(text: str) -> str:
 def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
     """What was measured, on what, how, with what verdict."""
     work, stats, host = result.workload, result.aggregates, result.host
-    size = (
-        f"{work.sequence_length} tokens"
-        if work.sequence_length is not None
-        else f"{work.image_size}×{work.image_size} pixels"
-    )
+    size = size_words(work)
     lines = [
         f"## {escape(work.model)} on {escape(result.device.name)} ({result.request.platform})",
         "",
@@ -45,7 +51,7 @@ def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
     lines += [
         f"Batch {work.batch_size}, {size}, {result.effective_precision}, scenario {work.scenario}, "
         f"{result.model.weights_source} weights, profile {result.request.profile.name}"
-        + ("." if result.request.profile.ranked else " (a test profile: never ranked)."),
+        + ("." if result.request.ranked else " (a test profile: never ranked)."),
         "",
         "| what | value |",
         "| --- | --- |",
@@ -64,6 +70,7 @@ def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
         lines += [f"| p90 / p95 / p99 | {_ms(stats.p90_ms)} / {_ms(stats.p95_ms)} / {_ms(stats.p99_ms)} |"]
     lines += [
         f"| throughput | {stats.throughput_items_per_s:.4g} items/s |",
+        *[f"| {name} | {escape(value)} |" for name, value in written_words(result)],
         f"| samples | {stats.sample_count} in {len(result.workers)} worker process(es) |",
         f"| stability | {'stable' if stats.stable else 'noisy: ' + escape('; '.join(stats.noise_reasons))} |",
         f"| work | {result.model.flops / 1e9:.4g} GFLOP a batch, {result.model.parameters / 1e6:.4g} M parameters |",
@@ -78,6 +85,37 @@ def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
         "The truth is `hwbench/result.json`, signed; check it with `hwbench verify <run id>`.",
     ]
     return "\n".join(lines)
+
+
+def size_words(work: Workload) -> str:
+    """What one item of the workload is."""
+    parts = []
+    if work.sequence_length is not None:
+        parts.append(f"{work.sequence_length} tokens")
+    if work.image_size is not None:
+        parts.append(f"{work.image_size}×{work.image_size} pixels")
+    if work.audio_seconds is not None:
+        parts.append(f"{work.audio_seconds:g} s of audio")
+    if work.phase is not Phase.FORWARD:
+        written = "" if work.output_tokens is None else f" of {work.output_tokens} tokens"
+        parts.append(f"{work.phase}{written} {'with' if work.kv_cache else 'without'} KV cache")
+    elif work.output_tokens is not None:
+        parts.append(f"{work.output_tokens} decoder tokens")
+    return ", ".join(parts)
+
+
+def written_words(result: BenchmarkResult) -> list[tuple[str, str]]:
+    """Name and value of what only models that write, or hear, have."""
+    stats, rows = result.generation, []
+    if stats is not None and result.workload.phase is not Phase.DECODE:
+        rows.append(("first token", _ms(stats.ttft_ms_p50)))
+    if stats is not None and stats.tokens_per_s is not None:
+        rows.append(("each token", _ms(stats.tpot_ms_p50)))
+        rows.append(("tokens", f"{stats.tokens_per_s:.4g} tokens/s"))
+    factor = real_time_factor(result.workload, result.aggregates.throughput_items_per_s)
+    if factor is not None:
+        rows.append(("audio", f"{factor:.4g} times as fast as it is played"))
+    return rows
 
 
 def server_lines(result: BenchmarkResult) -> list[tuple[str, str]]:

@@ -156,6 +156,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     witness: ExecutionWitness
     timed: tuple[OutputSample, ...]
     after: tuple[OutputSample, ...]
+    token_ns: tuple[int, ...] = ()
     arrivals_ns: tuple[int, ...] = ()
     starts_ns: tuple[int, ...] = ()
     ends_ns: tuple[int, ...] = ()

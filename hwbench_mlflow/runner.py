@@ -18,6 +18,7 @@ from typing import TypeVar
 from hwbench_mlflow import __version__, protocol
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable
+from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.host import boot_id, cpu_governor, describe_host, load_average, thread_run_delay_ns
 from hwbench_mlflow.model import (
     SCHEMA_VERSION,
@@ -168,6 +169,9 @@ def run(
         calibration=referred.calibration,
         energy=_energy(device, outcomes),
         warnings=tuple(dict.fromkeys(warnings)),
+        generation=generation_stats(
+            workload, [raw.samples_ns for raw in samples.workers], [raw.token_ns for raw in samples.workers]
+        ),
     )
     return Measured(result=result, samples=samples)
 
@@ -368,6 +372,7 @@ def _raw(index: int, outcome: _WorkerOutcome) -> WorkerSamples:
         arrivals_ns=answer.arrivals_ns,
         starts_ns=answer.starts_ns,
         ends_ns=answer.ends_ns,
+        token_ns=answer.token_ns,
     )
 
 

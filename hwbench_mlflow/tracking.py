@@ -218,7 +218,8 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         work = result.workload
-        shape = {"batch_size": work.batch_size, "sequence_length": work.sequence_length, "image_size": work.image_size}
+        sizes = ("batch_size", "sequence_length", "image_size", "audio_seconds", "output_tokens")
+        shape = {name: getattr(work, name) for name in sizes}
         dataset = Dataset(
             name=f"challenge inputs for {work.model}"[:250],
             digest=result.workers[0].nonce[:32],

@@ -15,6 +15,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.model import (
     BenchmarkResult,
     EnergyMethod,
@@ -171,6 +172,21 @@ def _aggregates_recompute(result: BenchmarkResult, samples: SampleSet) -> Iterat
         yield Finding(rule="aggregates", effect=CONTRADICTED, reason="the statistics are not those of the raw samples")
 
 
+def _generation_recomputes(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
+    rule = "generation"
+    try:
+        derived = generation_stats(
+            result.workload, [raw.samples_ns for raw in samples.workers], [raw.token_ns for raw in samples.workers]
+        )
+    except ValueError as error:
+        yield Finding(
+            rule=rule, effect=CONTRADICTED, reason=f"the tokens' times are not those of a generation: {error}"
+        )
+        return
+    if derived != result.generation:
+        yield Finding(rule=rule, effect=CONTRADICTED, reason="the tokens' statistics are not those of the raw samples")
+
+
 def _device_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
     rule, asked = "device", result.request
     if result.device.platform is not asked.platform:
@@ -190,10 +206,11 @@ def _device_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]
 
 def _workload_as_asked(result: BenchmarkResult, _: SampleSet) -> Iterator[Finding]:
     asked, ran = result.request.workload, result.workload
-    for name in (
+    names = (
         "model", "batch_size", "sequence_length", "image_size", "precision", "scenario", "compile_mode",
-        "latency_bound_ms", "latency_percentile", "query_size",
-    ):  # fmt: skip
+        "latency_bound_ms", "latency_percentile", "query_size", "audio_seconds", "output_tokens", "phase", "kv_cache",
+    )  # fmt: skip
+    for name in names:
         wanted, got = getattr(asked, name), getattr(ran, name)
         if wanted is not None and wanted != got:
             yield Finding(rule="workload", effect=CONTRADICTED, reason=f"{name} {wanted} was asked, {got} ran")
@@ -591,6 +608,7 @@ def _instant(text: str) -> datetime | None:
 RULES: tuple[Rule, ...] = (
     _samples_whole,
     _aggregates_recompute,
+    _generation_recomputes,
     _device_as_asked,
     _workload_as_asked,
     scenario_findings,

@@ -15,16 +15,17 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter_ns, process_time_ns
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import msgspec
 
 from hwbench_mlflow import protocol
-from hwbench_mlflow.backends.base import SelfTimed
+from hwbench_mlflow.backends.base import Converts, MeasuresMemory, SelfTimed
 from hwbench_mlflow.backends.lookup import load as load_backend
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, HwbenchError, UsageError
-from hwbench_mlflow.host import thread_run_delay_ns
+from hwbench_mlflow.host import available_memory_bytes, thread_run_delay_ns
 from hwbench_mlflow.loadgen import Server
 from hwbench_mlflow.model import (
     Availability,
@@ -32,6 +33,7 @@ from hwbench_mlflow.model import (
     CompileMode,
     Device,
     FailureCategory,
+    Phase,
     Precision,
     RunRequest,
     ScalingPoint,
@@ -41,6 +43,9 @@ from hwbench_mlflow.model import (
 from hwbench_mlflow.probing import probe_here
 from hwbench_mlflow.scenarios import DEFAULT_PERCENTILE, MAX_STRETCH
 from hwbench_mlflow.stats import PERCENTILE_MIN_SAMPLES, is_flat, median
+from hwbench_mlflow.workloads.generation import teacher_forced
+from hwbench_mlflow.workloads.memory import Admit, Room, require_room
+from hwbench_mlflow.writing import require_writer, timed_generations
 
 if TYPE_CHECKING:
     from hwbench_mlflow.backends.base import Backend, Session
@@ -134,7 +139,9 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     channel.say(protocol.Probed(availability=found, import_ns=import_ns))
     opening = channel.expect(protocol.Open)
     device = _device(found, opening.device_id)
-    model = _load(opening.workload)
+    require_writer(backend, opening.workload)
+    room = _room(backend, device)
+    model = _load(opening.workload, _admitted(backend, opening.workload.precision, room))
     with backend.open(device, model.workload, model, order.request.threads) as session:
         if isinstance(session, SelfTimed) and order.request.workload.scenario in QUERIES:
             raise UsageError(f"scenario {order.request.workload.scenario} is not measured in a browser")
@@ -203,6 +210,7 @@ def _time_session(
             witness=witness,
             timed=timed,
             after=after,
+            token_ns=tuple(window.token_ns),
             arrivals_ns=server.arrivals_ns if server is not None else (),
             starts_ns=tuple(served.starts_ns) if served is not None else (),
             ends_ns=tuple(served.ends_ns) if served is not None else (),
@@ -282,12 +290,14 @@ class _Window:
     cpu_ns: int
     run_delay_ns: int | None
     outputs: list[object | None]
+    token_ns: array[int]
 
 
 def _window(session: Session, opening: protocol.Open, runs_per_sample: int, server: Server | None) -> _Window:
     """The timed window. Inputs alternate between the slots; the last output of each is kept for the
     comparison with the reference, assigned outside the timed span."""
     outputs: list[object | None] = [None] * opening.slots
+    tokens = array("q")
     session.witness_begin()
     gc.disable()
     delay = thread_run_delay_ns()
@@ -295,6 +305,8 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int, serv
     try:
         if isinstance(session, SelfTimed):
             samples, wall = array("q"), _their_window(session, opening, runs_per_sample)
+        elif opening.workload.phase is not Phase.FORWARD:
+            samples, wall, tokens = timed_generations(session, opening, outputs)
         elif server is not None:
             samples, wall = server.window(outputs)
         else:
@@ -310,6 +322,7 @@ def _window(session: Session, opening: protocol.Open, runs_per_sample: int, serv
         cpu_ns=cpu,
         run_delay_ns=after - delay if after is not None and delay is not None else None,
         outputs=outputs,
+        token_ns=tokens,
     )
 
 
@@ -452,9 +465,11 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
     from hwbench_mlflow.backends.cpu import CpuBackend
     from hwbench_mlflow.workloads.challenge import inputs_digest, make_inputs
 
-    model = _load(order.workload)
+    # The reference is torch's, on the host, whatever measured.
+    referee = _admitted(CpuBackend(), order.workload.precision, Room(available_memory_bytes()), referee=True)
+    model = _load(order.workload, referee)
     eager = replace(model.workload, precision=Precision.FP32, compile_mode=CompileMode.EAGER)
-    plain = replace(model, workload=eager)
+    plain = replace(model, workload=eager, module=teacher_forced(model.module, eager))
     cpu = CpuBackend()
     outputs = []
     with cpu.open(_device(cpu.probe(), "cpu"), plain.workload, plain, None) as session:
@@ -516,10 +531,25 @@ def calibrated(backend: Backend, device: Device, order: protocol.Reference) -> C
     return best
 
 
-def _load(workload: Workload) -> LoadedModel:
+def _load(workload: Workload, admit: Admit) -> LoadedModel:
     from hwbench_mlflow.workloads.build import load
 
-    return load(workload, ask_hub=False)  # the parent has asked
+    return load(workload, ask_hub=False, admit=admit)  # the parent has asked
+
+
+def _room(backend: Backend, device: Device) -> Room:
+    """What is free now, before the model is loaded. A device of its own that does not say has its whole memory."""
+    host = available_memory_bytes()
+    if not isinstance(backend, MeasuresMemory):
+        return Room(host)
+    free = backend.free_memory_bytes(device)
+    return Room(host, device.memory_bytes if free is None else free, own_memory=True)
+
+
+def _admitted(backend: Backend, precision: Precision, room: Room, *, referee: bool = False) -> Admit:
+    """What refuses a model that does not fit there, with both numbers, before it is in memory."""
+    converted = isinstance(backend, Converts) and backend.converts
+    return partial(require_room, precision=precision, room=room, converted=converted, referee=referee)
 
 
 def _weights_digest(model: LoadedModel) -> str:

@@ -21,7 +21,7 @@ from hwbench_mlflow.model import (
     VerdictState,
 )
 from hwbench_mlflow.verdict import RULES, combine, judge_result
-from tests.honest import MS, SAMPLES, SECOND, WINDOW_NS, asked, honest, resealed
+from tests.honest import MS, SAMPLES, SECOND, WINDOW_NS, as_generation, asked, honest, resealed
 
 replace = dataclasses.replace
 Forged = tuple[BenchmarkResult, SampleSet]
@@ -85,6 +85,21 @@ def another_webnn_device(result: BenchmarkResult) -> BenchmarkResult:
     )
 
 
+def faster_tokens(result: BenchmarkResult, samples: SampleSet) -> tuple[BenchmarkResult, SampleSet]:
+    """A generation whose tokens are said to come ten times as fast as their stamps."""
+    result, samples = as_generation(result, samples)
+    assert result.generation is not None
+    return replace(result, generation=replace(result.generation, tpot_ms_p50=0.1)), samples
+
+
+def slow_tokens_dropped(result: BenchmarkResult, samples: SampleSet) -> tuple[BenchmarkResult, SampleSet]:
+    """A generation that keeps the stamps of its first samples only."""
+    result, samples = as_generation(result, samples)
+    raw = replace(samples.workers[0], token_ns=samples.workers[0].token_ns[:-4])
+    samples = replace(samples, workers=(raw,))
+    return resealed(result, samples), samples
+
+
 def in_int8(result: BenchmarkResult) -> BenchmarkResult:
     asked = replace(result.request, workload=replace(result.request.workload, precision=Precision.INT8))
     facts = replace(result.workers[0].facts, effective_precision=Precision.INT8)
@@ -104,6 +119,8 @@ def renamed(result: BenchmarkResult) -> BenchmarkResult:
 
 
 FORGERIES: list[tuple[str, Platform, VerdictState, str, Forgery]] = [
+    ("tokens faster than their stamps", CPU, C, "generation", faster_tokens),
+    ("stamps of tokens left out", CPU, C, "generation", slow_tokens_dropped),
     # name, platform, verdict, the rule that has to see it, what was done
     ("other-result", CPU, C, "samples", lambda r, s: (r, replace(s, result_id="cd" * 16))),
     ("count-lies", CPU, C, "samples", lambda r, s: (with_worker(r, sample_count=5000), s)),

@@ -121,17 +121,9 @@ def check_slots(spec: Sequence[InputSpec], slots: Sequence[Mapping[str, Array]])
 
 def example_arrays(spec: Sequence[InputSpec], seed: int = 0) -> dict[str, Array]:
     """Inputs of the workload's shapes, for compilers that trace or specialise; never measured."""
-    import numpy as np
+    from hwbench_mlflow.workloads.challenge import make_inputs
 
-    draw = np.random.default_rng(seed)
-    made: dict[str, Array] = {}
-    for item in spec:
-        if item.kind == "token":
-            made[item.name] = draw.integers(item.low, item.high, item.shape, dtype=np.int64)
-        elif item.kind == "ones":
-            made[item.name] = np.ones(item.shape, dtype=np.int64)
-        elif item.kind == "normal":
-            made[item.name] = draw.standard_normal(item.shape, dtype=np.float32)
-        else:
-            raise UsageError(f"input {item.name!r} has the unknown kind {item.kind!r}")
-    return made
+    try:
+        return make_inputs(spec, f"example {seed}", 0)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -185,3 +185,11 @@ def tf32_knobs() -> _torch.PrecisionKnobs:
         "cuda.matmul.allow_tf32": (matmul, "allow_tf32", False),
         "cudnn.allow_tf32": (cudnn, "allow_tf32", False),
     }
+
+
+def free_memory_bytes(torch_device: torch.device) -> int:
+    """What the driver says is free on the device: other processes' memory is not."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(torch_device)
+    return int(free)

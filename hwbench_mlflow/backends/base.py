@@ -81,6 +81,29 @@ class SelfTimed(Protocol):
         ...
 
 
+@runtime_checkable
+class MeasuresMemory(Protocol):
+    """A backend whose devices have memory of their own, apart from the host's."""
+
+    def free_memory_bytes(self, device: Device) -> int | None:
+        """What is free on ``device`` now; None if it does not say."""
+        ...
+
+
+@runtime_checkable
+class Converts(Protocol):
+    """A backend whose library makes a graph of its own from the torch module, and holds it beside the module."""
+
+    converts: ClassVar[bool]
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A backend whose sessions call the torch module itself, so that it may be a loop over tokens."""
+
+    writes: ClassVar[bool]
+
+
 class Backend(Protocol):
     """One platform. Stateless: made anew in each process, without arguments."""
 

@@ -33,6 +33,7 @@ class CpuBackend:
     """torch on the CPU."""
 
     platform: ClassVar[Platform] = Platform.CPU
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """A product on the CPU by torch, and the processor's name before and after."""

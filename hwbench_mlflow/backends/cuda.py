@@ -26,6 +26,7 @@ class CudaBackend:
     """torch on NVIDIA GPUs."""
 
     platform: ClassVar[Platform] = Platform.CUDA
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """Build, driver, devices; then a product on each, and its UUID by NVML."""
@@ -125,6 +126,12 @@ class CudaBackend:
             CudaSession, device, where, model, workload, threads=threads, knobs=_torch_cuda.tf32_knobs()
         ) as session:
             yield session
+
+    def free_memory_bytes(self, device: Device) -> int | None:
+        """What is free on ``device`` now."""
+        import torch
+
+        return _torch_cuda.free_memory_bytes(torch.device(device.id))
 
     def calibrate(self, device: Device, precision: Precision, seconds: float) -> Calibration | None:
         """torch's best matrix product on that GPU."""

@@ -54,6 +54,7 @@ class FakeBackend:
     """A backend whose device is software, and says so."""
 
     platform: ClassVar[Platform] = Platform.CPU
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """Always there. The check's product is the reference itself: a pure-Python device is never wrong."""

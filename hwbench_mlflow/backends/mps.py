@@ -41,6 +41,7 @@ class MpsBackend:
     """torch on Apple's GPUs."""
 
     platform: ClassVar[Platform] = Platform.MPS
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:  # noqa: PLR0911  # one return for each thing that may be missing
         """Host, build, settings; then a product on the GPU and what it allocated there."""

@@ -70,6 +70,7 @@ class OpenvinoBackend:
     """OpenVINO on explicit devices."""
 
     platform: ClassVar[Platform] = Platform.OPENVINO
+    converts: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """Compile a product to each device the runtime lists, run it, and read back where it ran."""
@@ -260,6 +261,7 @@ def convert(model: LoadedModel, workload: Workload) -> tuple[Any, tuple[str, ...
     """
     import openvino as ov
     import torch
+    from openvino import frontend
     from torch.jit._trace import TracerWarning
 
     spec = sized_spec(model.input_spec, workload.batch_size)
@@ -272,9 +274,16 @@ def convert(model: LoadedModel, workload: Workload) -> tuple[Any, tuple[str, ...
             warnings.simplefilter("ignore", category)
         try:
             graph = ov.convert_model(positional, example_input=example, input=[list(item.shape) for item in spec])
-        except (RuntimeError, NotImplementedError) as error:
+        except (
+            RuntimeError,
+            frontend.GeneralFailure,
+            frontend.NotImplementedFailure,
+            frontend.OpConversionFailure,
+            frontend.OpValidationFailure,
+        ) as error:
             raise BenchmarkFailed(
-                f"openvino cannot convert the model: {one_line(error)}", FailureCategory.UNSUPPORTED_OPERATOR
+                f"openvino cannot convert the model: {one_line(_cause(str(error)))}",
+                FailureCategory.UNSUPPORTED_OPERATOR,
             ) from error
     shapes = [tuple(port.shape) for port in graph.inputs]
     if shapes != [item.shape for item in spec]:
@@ -283,6 +292,12 @@ def convert(model: LoadedModel, workload: Workload) -> tuple[Any, tuple[str, ...
             FailureCategory.UNSUPPORTED_OPERATOR,
         )
     return graph, tuple(positional.kept)
+
+
+def _cause(text: str) -> str:
+    """Of a failed trace, the exception that stopped it; the converter's advice around it is for who wrote the model."""
+    _, _, inner = text.partition("Exception:")
+    return inner.partition("Please check correctness")[0].strip() or text
 
 
 def _positional(module: torch.nn.Module, names: Sequence[str], outputs: Sequence[str]) -> Any:

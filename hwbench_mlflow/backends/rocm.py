@@ -31,6 +31,7 @@ class RocmBackend:
     """torch on AMD GPUs."""
 
     platform: ClassVar[Platform] = Platform.ROCM
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """A ROCm build, ``/dev/kfd``, GPU nodes; then a product on each device that torch lists."""
@@ -131,6 +132,12 @@ class RocmBackend:
             RocmSession, device, where, model, workload, threads=threads, knobs=_torch_cuda.tf32_knobs()
         ) as session:
             yield session
+
+    def free_memory_bytes(self, device: Device) -> int | None:
+        """What is free on ``device`` now."""
+        import torch
+
+        return _torch_cuda.free_memory_bytes(torch.device("cuda", int(device.id.partition(":")[2])))
 
     def calibrate(self, device: Device, precision: Precision, seconds: float) -> Calibration | None:
         """torch's best matrix product on that GPU."""

@@ -48,6 +48,7 @@ class WebgpuBackend:
     """A WebGPU adapter, as Chromium, Chrome or Edge grants it."""
 
     platform: ClassVar[Platform] = Platform.WEBGPU
+    converts: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """The adapter that a page is granted, and a product on it."""

@@ -41,6 +41,7 @@ class WebnnBackend:
     """WebNN contexts, as Chromium, Chrome or Edge grants them."""
 
     platform: ClassVar[Platform] = Platform.WEBNN
+    converts: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """The device types that a context is granted for, and a product in each that can be verified."""

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwbench_mlflow.model import PROFILES, Platform, Precision, RunRequest, Scenario, WeightsPolicy, Workload
+from hwbench_mlflow.model import (
+    DEFAULT_PRECISION,
+    PROFILES,
+    Phase,
+    Platform,
+    Precision,
+    RunRequest,
+    Scenario,
+    WeightsPolicy,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from hwbench_mlflow.documents import EstimateJudgement
@@ -29,7 +39,9 @@ def estimate_runs(options: Mapping[str, Any]) -> None:
     from hwbench_mlflow.estimator import estimate
 
     _refuse_what_measures(options)
-    platform, precision = Platform(options["hardware"]), Precision(options["precision"])
+    platform = Platform(options["hardware"])
+    asked = options["precision"]
+    precision = Precision(asked) if asked is not None else DEFAULT_PRECISION.get(platform, Precision.FP32)
     sheet = load(options["simulate"]).use(platform, precision)
     workloads = [_workload(options, size, precision) for size in options["batch_size"]]
     logged = _Logged(options["tracking_uri"], options["experiment"])
@@ -61,6 +73,8 @@ def _refuse_what_measures(options: Mapping[str, Any]) -> None:
             raise click.UsageError(f"--{name} is for measurements; with --simulate nothing is measured")
     if options["scenario"] != Scenario.LATENCY or options["compile_mode"] != "eager":
         raise click.UsageError("an estimate is of the latency scenario, run eagerly: leave --scenario, --compile-mode")
+    if options["phase"] != Phase.FORWARD or options["kv_cache"] is not None:
+        raise click.UsageError("an estimate is of one forward pass: leave --phase and --kv-cache out")
     if options["weights"] == WeightsPolicy.PRETRAINED:
         raise click.UsageError("an estimate loads no weights: leave --weights out")
 
@@ -74,6 +88,8 @@ def _workload(options: Mapping[str, Any], batch_size: int, precision: Precision)
         sequence_length=options["sequence_length"],
         image_size=options["image_size"],
         precision=precision,
+        audio_seconds=options["audio_seconds"],
+        output_tokens=options["output_tokens"],
         weights=WeightsPolicy.RANDOM,
     )
     resolve(workload)

@@ -19,6 +19,7 @@ from hwbench_mlflow.model import (
     DEFAULT_PRECISION,
     PROFILES,
     CompileMode,
+    Phase,
     Platform,
     Precision,
     RunRequest,
@@ -88,6 +89,7 @@ class Bound(click.ParamType[float]):
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 POSITIVE = OrEmpty(click.IntRange(min=1))
+SECONDS = OrEmpty(click.FloatRange(min=0, min_open=True))
 BOUND = OrEmpty(Bound())
 BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 
@@ -98,8 +100,20 @@ BROWSERS = frozenset({Platform.WEBGPU, Platform.WEBNN})
 @click.option("--device", type=OrEmpty(click.STRING), help="One device of it, as `hwbench devices` calls it.")
 @click.option("--browser", type=OrEmpty(click.STRING), help="webgpu, webnn: the browser's executable.")
 @click.option("--batch-size", type=BatchSizes(), default="1", show_default=True, help="Several give nested runs.")
-@click.option("--sequence-length", type=POSITIVE, help="Tokens; the model's default (128) if not given.")
+@click.option(
+    "--sequence-length", "--prompt-length", type=POSITIVE, help="Tokens; the model's default (128) if not given."
+)
 @click.option("--image-size", type=POSITIVE, help="Pixels; the model's default if not given.")
+@click.option("--audio-seconds", type=SECONDS, help="Length of one item; the model's default if not given.")
+@click.option(
+    "--phase",
+    type=click.Choice([p.value for p in Phase]),
+    default="forward",
+    show_default=True,
+    help="Of a model that writes: one pass, the prompt, the tokens after it, or both with a time for each token.",
+)
+@click.option("--output-tokens", type=POSITIVE, help="Tokens to write (in a forward pass: to decode); 32 if not given.")
+@click.option("--kv-cache/--no-kv-cache", default=None, help="In prefill, decode and generate; with one if not given.")
 @click.option(
     "--precision",
     type=OrEmpty(click.Choice([p.value for p in Precision])),
@@ -218,6 +232,10 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
         scenario=scenario,
         weights=WeightsPolicy(options["weights"]),
         compile_mode=CompileMode(options["compile_mode"]),
+        audio_seconds=options["audio_seconds"],
+        output_tokens=options["output_tokens"],
+        phase=Phase(options["phase"]),
+        kv_cache=options["kv_cache"],
         latency_bound_ms=bound,
         latency_percentile=percentile,
         query_size=streams,
@@ -436,6 +454,8 @@ def _name(request: RunRequest, *, batch: bool = True) -> str:
     parts = [Path(work.model).name or work.model, request.platform.value, work.precision.value]
     if batch:
         parts.append(f"b{work.batch_size}")
+    if work.phase is not Phase.FORWARD:
+        parts.append(work.phase.value)
     if work.scenario is not Scenario.LATENCY:
         parts.append(work.scenario.value)
     return "-".join(parts)

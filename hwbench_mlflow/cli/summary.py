@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hwbench_mlflow.evidence import Judgement
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.model import BenchmarkResult, Scenario
-from hwbench_mlflow.note import query_words, server_lines
+from hwbench_mlflow.note import query_words, server_lines, size_words, written_words
 
 Judged = tuple[str | None, str | None, Judgement]
 """Run id, file, judgement."""
@@ -51,7 +51,7 @@ def _entry(run_id: str | None, file: str | None, judgement: Judgement) -> dict[s
 
 def _measured(result: BenchmarkResult) -> list[str]:
     work, stats = result.workload, result.aggregates
-    size = f"{work.sequence_length} tokens" if work.sequence_length is not None else f"{work.image_size} pixels"
+    size = size_words(work)
     head = (
         f"{work.model} on {result.device.name} ({result.request.platform}): batch {work.batch_size}, {size}, "
         f"{result.effective_precision}, {result.model.weights_source} weights"
@@ -74,6 +74,7 @@ def _measured(result: BenchmarkResult) -> list[str]:
         if missing:
             known += [f"{', '.join(missing)}: too few samples"]
         lines += [_row("tails", ", ".join(known))]
+    lines += [_row(name, value) for name, value in written_words(result)]
     lines += [
         _row("throughput", f"{stats.throughput_items_per_s:.4g} items/s"),
         _row("samples", f"{stats.sample_count} in {len(result.workers)} worker process(es)"),

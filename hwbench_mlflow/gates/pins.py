@@ -359,6 +359,60 @@ PINS: Mapping[str, Mapping[str, Pin]] = MappingProxyType(
                 "performance_results.result_id.form": Pin(
                     "expect_column_values_to_match_regex", ("result_id",), ROW, "d5d1066fa7039469"
                 ),
+                "performance_results.phase.known": Pin(
+                    "expect_column_values_to_not_be_null", ("phase",), ROW, "50b3f3e0ffc998d3"
+                ),
+                "performance_results.phase.word": Pin(
+                    "expect_column_values_to_be_in_set", ("phase",), ROW, "41ed43931e72e4ef"
+                ),
+                "performance_results.ttft_ms_p50.range": Pin(
+                    "expect_column_values_to_be_between", ("ttft_ms_p50",), ROW, "69d206ac75d09206"
+                ),
+                "performance_results.ttft_ms_p90.range": Pin(
+                    "expect_column_values_to_be_between", ("ttft_ms_p90",), ROW, "2a4ff4cf56d0acde"
+                ),
+                "performance_results.ttft_ms_p99.range": Pin(
+                    "expect_column_values_to_be_between", ("ttft_ms_p99",), ROW, "b38061880aab0682"
+                ),
+                "performance_results.tpot_ms_p50.range": Pin(
+                    "expect_column_values_to_be_between", ("tpot_ms_p50",), ROW, "39702d6b0b70460a"
+                ),
+                "performance_results.tpot_ms_p90.range": Pin(
+                    "expect_column_values_to_be_between", ("tpot_ms_p90",), ROW, "32e0e3488da85d32"
+                ),
+                "performance_results.tpot_ms_p99.range": Pin(
+                    "expect_column_values_to_be_between", ("tpot_ms_p99",), ROW, "e36b0588da3aee67"
+                ),
+                "performance_results.tokens_per_s.range": Pin(
+                    "expect_column_values_to_be_between", ("tokens_per_s",), ROW, "9b7a83772e30a767"
+                ),
+                "performance_results.real_time_factor.range": Pin(
+                    "expect_column_values_to_be_between", ("real_time_factor",), ROW, "c57479714e5ff84b"
+                ),
+                "performance_results.output_tokens.range": Pin(
+                    "expect_column_values_to_be_between", ("output_tokens",), ROW, "3075d573cc2f7691"
+                ),
+                "performance_results.audio_seconds.range": Pin(
+                    "expect_column_values_to_be_between", ("audio_seconds",), ROW, "34d373a5a43877fb"
+                ),
+                "performance_results.ttft.within_latency_p50": Pin(
+                    "expect_column_pair_values_a_to_be_greater_than_b",
+                    ("latency_ms_p50", "ttft_ms_p50"),
+                    ROW,
+                    "9b654de42321a73a",
+                ),
+                "performance_results.ttft.within_latency_p90": Pin(
+                    "expect_column_pair_values_a_to_be_greater_than_b",
+                    ("latency_ms_p90", "ttft_ms_p90"),
+                    ROW,
+                    "3ac6be503290a574",
+                ),
+                "performance_results.ttft.within_latency_p99": Pin(
+                    "expect_column_pair_values_a_to_be_greater_than_b",
+                    ("latency_ms_p99", "ttft_ms_p99"),
+                    ROW,
+                    "1777f7bc4999a0cf",
+                ),
             }
         ),
         "latency_samples": MappingProxyType(

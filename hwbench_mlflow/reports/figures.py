@@ -60,8 +60,9 @@ def draw(summary: Summary) -> list[Drawn | NotDrawn]:
     from hwbench_mlflow.reports.rooflines import roofline_figure
 
     with _style():
-        every = [row for row in summary.real.latest if row["ranked"]]
-        # A query that waits in line, or has several samples, is not one inference: ranked with its like only.
+        every = [row for row in summary.real.latest if row["ranked"] and row["phase"] == "forward"]
+        # A query that waits in line, or has several samples, is not one inference: ranked with its like only. Nor is a
+        # whole generation: those have a table of their own.
         ranked = [row for row in every if row["scenario"] in {"latency", "offline"}]
         drawn: list[Drawn | NotDrawn] = [
             _heat_map(ranked),

@@ -37,6 +37,7 @@ def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
             simulated_figures=[f for f in shown if f["simulated"]],
             not_drawn=[f for f in figures if isinstance(f, NotDrawn)],
             real=[_shown(row) for row in summary.real.latest],
+            written=[_shown(row) for row in summary.real.latest if words.writes(row)],
             simulated=[_shown(row) for row in summary.simulated.latest] if summary.simulated is not None else [],
             estimates=[estimates.shown(row) for row in summary.estimates or ()],
         )
@@ -59,6 +60,8 @@ def _shown(row: Row) -> dict[str, Any]:
         ("p90", "latency_ms_p90", ""), ("p95", "latency_ms_p95", ""), ("p99", "latency_ms_p99", ""),
         ("throughput", "throughput_items_per_s", ""), ("memory", "memory_peak_mb", ""),
         ("energy", "energy_j_per_item", ""), ("median", "latency_ms_p50", ""),
+        ("ttft", "ttft_ms_p50", ""), ("tpot", "tpot_ms_p50", ""), ("tokens", "tokens_per_s", ""),
+        ("audio", "real_time_factor", ""),
     ):  # fmt: skip
         value = row[column]
         cells[name] = {

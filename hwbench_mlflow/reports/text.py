@@ -35,6 +35,7 @@ def to_markdown(summary: Summary) -> Iterator[str]:
     yield "## Real results"
     yield ""
     yield from _table(summary.real.latest, summary.real.configurations)
+    yield from _written([row for row in summary.real.latest if words.writes(row)])
     if summary.simulated is not None:
         yield "## SIMULATED results: not measured on the hardware named, never ranked"
         yield ""
@@ -59,6 +60,24 @@ def to_markdown(summary: Summary) -> Iterator[str]:
         for row in summary.quarantine:
             yield f"| {cell(row['run_id'])} | {cell(row['rule'])} | {cell(row['reason'])} |"
         yield ""
+
+
+def _written(rows: Sequence[Row]) -> Iterator[str]:
+    """Of models that write or hear, what the other tables have no column for."""
+    if not rows:
+        return
+    yield "## Writing and hearing"
+    yield ""
+    yield "| model | device | workload | first token ms | each token ms | tokens/s | times real time | run |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |"
+    for row in rows:
+        numbers = ("ttft_ms_p50", "tpot_ms_p50", "tokens_per_s", "real_time_factor")
+        cells = [
+            cell(row["model_name"]), cell(words.device(row)), cell(words.workload(row)),
+            *[words.number(row[name]) for name in numbers], cell(row["run_id"]),
+        ]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+    yield ""
 
 
 def _table(rows: Sequence[Row], configurations: int) -> Iterator[str]:

@@ -8,6 +8,8 @@ from hwbench_mlflow.summary import Row
 
 ABSENT = "—"
 
+MEDIAN_SAMPLES = 11
+_WRITTEN = frozenset({"ttft_ms_p50", "tpot_ms_p50", "tokens_per_s", "real_time_factor"})
 PERCENTILE_SAMPLES = {"p90": 64, "p95": 130, "p99": 662}
 """Samples that MLPerf's binomial rule asks for at 99% confidence; see :mod:`hwbench_mlflow.stats`."""
 
@@ -31,11 +33,27 @@ def interval(row: Row) -> str | None:
 
 def size(row: Row) -> str:
     """The size of one input."""
+    parts = []
     if row["sequence_length"] is not None:
-        return f"{row['sequence_length']} tokens"
+        parts.append(f"{row['sequence_length']} tokens")
     if row["image_size"] is not None:
-        return f"{row['image_size']}×{row['image_size']} pixels"
-    return ABSENT
+        parts.append(f"{row['image_size']}×{row['image_size']} pixels")
+    if row["audio_seconds"] is not None:
+        parts.append(f"{row['audio_seconds']:g} s of audio")
+    return ", ".join(parts) or ABSENT
+
+
+def phase(row: Row) -> str | None:
+    """What one inference of a model that writes was; None for a forward pass that decodes nothing."""
+    if row["phase"] == "forward":
+        return None if row["output_tokens"] is None else f"{row['output_tokens']} decoder tokens"
+    written = "" if row["output_tokens"] is None else f" of {row['output_tokens']} tokens"
+    return f"{row['phase']}{written} {'with' if row['kv_cache'] else 'without'} KV cache"
+
+
+def writes(row: Row) -> bool:
+    """Whether the row has times of tokens, or of audio."""
+    return row["phase"] != "forward" or row["real_time_factor"] is not None
 
 
 def precision(row: Row) -> str:
@@ -47,6 +65,8 @@ def precision(row: Row) -> str:
 def workload(row: Row) -> str:
     """What was run, without the model's name."""
     parts = [f"batch {row['batch_size']}", size(row), precision(row)]
+    if (what := phase(row)) is not None:
+        parts.insert(2, what)
     if row["scenario"] != "latency":
         parts.append(scenario(row))
     if row["compile_mode"] not in {None, "eager"}:
@@ -96,6 +116,10 @@ def why_absent(row: Row, column: str) -> str:
     kind = column.rpartition("_")[2]
     if kind in PERCENTILE_SAMPLES and (row["sample_count"] or 0) < PERCENTILE_SAMPLES[kind]:
         return f"{row['sample_count']} samples do not carry it: {kind} needs {PERCENTILE_SAMPLES[kind]}"
+    if column in _WRITTEN:
+        # A generation whose median is absent has too few samples for one; else the phase has no such time.
+        few = column.endswith("p50") and row["phase"] != "forward" and (row["sample_count"] or 0) < MEDIAN_SAMPLES
+        return f"{row['sample_count']} samples do not carry it" if few else "this phase, or this model, has none"
     return "not measured"
 
 

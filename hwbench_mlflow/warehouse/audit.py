@@ -183,6 +183,30 @@ RULES: tuple[AuditRule, ...] = (
                   OR coalesce(pr.device_memory_peak_mb * 1e6 > hp.memory_bytes, false)""",
     ),
     AuditRule(
+        rule="generation.whole", table="performance_results", kind=ROW,
+        why="Times of tokens belong to models that write, and the rate of tokens is that of the results.",
+        what_to_do=_EDITED,
+        sql="""SELECT run_id, 'phase ' || coalesce(phase, 'unknown') || ': ' ||
+                      coalesce(output_tokens::VARCHAR, 'no') || ' tokens at ' ||
+                      coalesce(round(tokens_per_s, 3)::VARCHAR, 'no') || ' tokens/s, ' ||
+                      round(throughput_items_per_s, 3) || ' items/s'
+               FROM performance_results WHERE verdict IN ('verified', 'simulated') AND NOT coalesce(CASE phase
+                   WHEN 'forward' THEN coalesce(ttft_ms_p50, tpot_ms_p50, tokens_per_s) IS NULL AND kv_cache IS NULL
+                   WHEN 'prefill' THEN coalesce(tpot_ms_p50, tokens_per_s, output_tokens) IS NULL AND kv_cache
+                   ELSE abs(tokens_per_s - throughput_items_per_s * output_tokens) <= 1e-9 * tokens_per_s
+                        AND kv_cache IS NOT NULL AND (phase = 'generate' OR ttft_ms_p50 IS NULL) END, false)""",
+    ),
+    AuditRule(
+        rule="hearing.whole", table="performance_results", kind=ROW,
+        why="A real-time factor is the audio of the results over their time.", what_to_do=_EDITED,
+        sql="""SELECT run_id, 'it says ' || coalesce(round(real_time_factor, 6)::VARCHAR, 'nothing') ||
+                      ' times real time, ' || coalesce(audio_seconds::VARCHAR, 'no') || ' s of audio an item'
+               FROM performance_results WHERE verdict IN ('verified', 'simulated') AND NOT CASE
+                   WHEN audio_seconds IS NULL OR phase IN ('prefill', 'decode') THEN real_time_factor IS NULL
+                   ELSE coalesce(abs(real_time_factor - throughput_items_per_s * audio_seconds)
+                                 <= 1e-9 * real_time_factor, false) END""",
+    ),
+    AuditRule(
         rule="samples.counted", table="performance_results", kind=ROW,
         why="A result has all of its samples: dropping slow ones makes it fast.", what_to_do=_EDITED,
         sql="""SELECT pr.run_id, 'it counts ' || pr.sample_count || ' samples and ' || coalesce(pr.warmup_count, 0) ||
@@ -221,7 +245,7 @@ RULES: tuple[AuditRule, ...] = (
                           count(*) FILTER (NOT coalesce(end_ns - arrival_ns = sample_ns AND start_ns >= arrival_ns
                                                         AND end_ns > start_ns, false)) AS broken
                    FROM latency_samples l JOIN performance_results p USING (run_id)
-                   WHERE phase = 'timed' AND p.scenario = 'server' GROUP BY l.run_id) s USING (run_id)
+                   WHERE l.phase = 'timed' AND p.scenario = 'server' GROUP BY l.run_id) s USING (run_id)
                WHERE pr.verdict IN ('verified', 'simulated') AND (
                      s.broken > 0 OR s.late IS DISTINCT FROM pr.late_count)""",
     ),

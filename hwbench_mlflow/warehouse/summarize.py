@@ -22,6 +22,7 @@ CONFIGURATION = (
     "model_name", "platform", "device_id", "device_name", "host_id", "requested_precision", "effective_precision",
     "batch_size", "sequence_length", "image_size", "scenario", "latency_bound_ms",
     "latency_percentile", "query_size", "profile", "compile_mode", "threads", "weights",
+    "phase", "audio_seconds", "output_tokens", "kv_cache",
 )  # fmt: skip
 """Results that agree in these measured the same thing, and make a trend."""
 
@@ -111,7 +112,7 @@ def _results(connection: DuckDBPyConnection, table: str, filters: Filters) -> Re
         f"""WITH picked AS ({grouped} ORDER BY newest DESC, run_id LIMIT {MAX_CONFIGURATIONS})
             SELECT t.*, picked.result_count FROM picked JOIN {table} t USING (run_id)
             ORDER BY model_name, platform, device_name, sequence_length, image_size, batch_size, effective_precision,
-                     t.run_id""",
+                     phase, kv_cache, t.run_id""",
         _bound(filters),
     )
     return Results(latest=latest, configurations=counts[0], results=counts[1])

@@ -40,10 +40,16 @@ class LoadedModel:
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """One named input. ``shape`` includes the batch. ``kind``: ``token`` (integers in ``[low, high)``),
-    ``ones`` (an all-ones integer mask) or ``normal`` (float32 standard normal)."""
+    ``ones`` (an all-ones integer mask), ``normal`` (float32 standard normal: pixels, spectrograms and waveforms are
+    normalised before a network sees them) or ``constant`` (integers, ``values`` in each row).
+
+    ``run`` of a token input is (start, count, token): in each row these places hold that token, an image's.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     low: int = 0
     high: int = 2
+    run: tuple[int, int, int] | None = None
+    values: tuple[int, ...] = ()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.errors import BenchmarkFailed, UsageError
 from hwbench_mlflow.model import FailureCategory, ModelInfo, WeightsPolicy, WeightsSource, Workload
-from hwbench_mlflow.workloads import hub
+from hwbench_mlflow.workloads import generation, hub
 from hwbench_mlflow.workloads.base import LoadedModel
 from hwbench_mlflow.workloads.counting import Counts, count
+from hwbench_mlflow.workloads.memory import Admit
 from hwbench_mlflow.workloads.resolve import ResolvedModel, resolve
 
 if TYPE_CHECKING:
@@ -42,26 +43,27 @@ class _Incomplete(Exception):
     """A checkpoint that does not hold every weight of the model."""
 
 
-def load(workload: Workload, *, ask_hub: bool = True) -> LoadedModel:
+def load(workload: Workload, *, ask_hub: bool = True, admit: Admit | None = None) -> LoadedModel:
     """Build the model of ``workload`` at fp32 in eval mode, without gradients, in host memory.
 
     With policy ``pretrained``, :class:`BenchmarkFailed` (``hub_unreachable``) if the cache and the hub have no
     safetensors; with ``auto``, seeded random weights then stand in and ``warnings`` says so. The same seed and
-    library versions give the same weights in every process. ``ask_hub=False`` leaves the network alone.
+    library versions give the same weights in every process. ``ask_hub=False`` leaves the network alone. ``admit``
+    is asked when the model is counted and nothing of it is in memory yet; what it raises passes through.
     """
-    return build(resolve(workload), ask_hub=ask_hub)
+    return build(resolve(workload), ask_hub=ask_hub, admit=admit)
 
 
-def build(resolved: ResolvedModel, *, ask_hub: bool = True) -> LoadedModel:
+def build(resolved: ResolvedModel, *, ask_hub: bool = True, admit: Admit | None = None) -> LoadedModel:
     """:func:`load` for a request that is already resolved."""
     policy = resolved.workload.weights
     if policy is WeightsPolicy.RANDOM:
-        return _random(resolved)
+        return _random(resolved, admit)
     weights = locate_weights(resolved, ask_hub=ask_hub)
     reason = weights.reason
     if weights.folder is not None:
         try:
-            return _pretrained(resolved, weights)
+            return _pretrained(resolved, weights, admit)
         except _Incomplete as error:
             reason = str(error)
     if policy is WeightsPolicy.PRETRAINED:
@@ -72,11 +74,16 @@ def build(resolved: ResolvedModel, *, ask_hub: bool = True) -> LoadedModel:
         )
     seed = resolved.workload.weights_seed
     warning = f"'{resolved.name}' runs with random weights (seed {seed}): {reason}"
-    return replace(_random(resolved), warnings=(warning,))
+    return replace(_random(resolved, admit), warnings=(warning,))
+
+
+def count_on_meta(resolved: ResolvedModel) -> Counts:
+    """What the model must compute and hold, by its architecture alone: no weights, no memory, any size of model."""
+    return counted(resolved)[1]
 
 
 def counted(resolved: ResolvedModel) -> tuple[torch.nn.Module, Counts]:
-    """The module on the meta device and what it must compute and move: no weights are loaded, no memory is taken."""
+    """The module on the meta device, and :func:`count_on_meta` of it."""
     module = _meta_module(resolved, _config(resolved, resolved.spec.config))
     return module, _count(resolved, module)
 
@@ -111,7 +118,7 @@ def weights_digest(module: torch.nn.Module) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(generation.raw(module).state_dict().items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
@@ -143,8 +150,10 @@ def _config(resolved: ResolvedModel, facts: Mapping[str, Any]) -> Any:
     except (TypeError, ValueError) as error:
         line = " ".join(str(error).split())
         raise UsageError(f"transformers refuses the config of '{resolved.name}': {line}") from error
-    if hasattr(config, "use_cache"):
-        config.use_cache = False  # one forward pass has no use for a key-value cache
+    parts: tuple[Any, ...] = (config, getattr(config, "text_config", None))
+    for part in parts:
+        if hasattr(part, "use_cache"):
+            part.use_cache = False  # one forward pass has no use for a key-value cache
     return config
 
 
@@ -156,29 +165,57 @@ def _meta_module(resolved: ResolvedModel, config: Any) -> torch.nn.Module:
     try:
         with torch.device("meta"):
             module: torch.nn.Module = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        # Whatever a config of no sense makes of a constructor; transformers checks few of its values.
         line = " ".join(str(error).split())[:300]
         raise UsageError(f"{resolved.spec.auto_class} cannot build '{resolved.name}': {line}") from error
     return module.eval().requires_grad_(False)
 
 
-def _random(resolved: ResolvedModel) -> LoadedModel:
+def _random(resolved: ResolvedModel, admit: Admit | None = None) -> LoadedModel:
     import torch
 
     config = _config(resolved, resolved.spec.config)
     module: Any = _meta_module(resolved, config)
     counts = _count(resolved, module)
+    if admit is not None:
+        admit(resolved.name, counts)
     # Built on meta and initialised once, a third of the time of from_config, which torch's own initialisers
     # go through first. to_empty unties what is tied.
     module.to_empty(device="cpu")
+    for tensor in _tensors(module).values():
+        tensor.fill_(_unset(tensor))
     module.tie_weights()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(resolved.workload.weights_seed)
         module.initialize_weights()
+        left = [name for name, tensor in _tensors(module).items() if _is_unset(tensor)]
+        if left:
+            # What only a constructor sets (CLIP's scale, a weight-normed convolution): else it would be whatever the
+            # memory held. Such models are small: built a second time, for these few tensors.
+            torch.manual_seed(resolved.workload.weights_seed)
+            made = _tensors(type(module)(config))
+            with torch.no_grad():
+                for name in left:
+                    _tensors(module)[name].copy_(made[name])
     return _loaded(resolved, module, counts, WeightsSource.RANDOM, source=resolved.source)
 
 
-def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def _unset(tensor: torch.Tensor) -> float | int:
+    """A value that no initialiser gives."""
+    return float("nan") if tensor.is_floating_point() else 77
+
+
+def _is_unset(tensor: torch.Tensor) -> bool:
+    # Of integers, a table of positions holds every value once: only all of them alike is no table.
+    return bool(tensor.isnan().any()) if tensor.is_floating_point() else bool((tensor == 77).all())
+
+
+def _pretrained(resolved: ResolvedModel, weights: hub.Weights, admit: Admit | None) -> LoadedModel:
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -190,6 +227,8 @@ def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
         facts = json.loads(path.read_text(encoding="utf-8"))
     config = _config(resolved, facts)
     counts = _count(resolved, _meta_module(resolved, config))
+    if admit is not None:
+        admit(resolved.name, counts)
     auto_class = getattr(transformers, resolved.spec.auto_class)
     try:
         with _quiet():
@@ -202,7 +241,7 @@ def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, OSError, ImportError) as error:  # ImportError: a backbone of timm's
         line = " ".join(str(error).split())[:200]
         raise _Incomplete(f"the safetensors cannot be loaded ({line})") from error
     lacking = sorted([*report["missing_keys"], *(str(k) for k in report["mismatched_keys"])])
@@ -214,7 +253,14 @@ def _pretrained(resolved: ResolvedModel, weights: hub.Weights) -> LoadedModel:
 
 
 def _count(resolved: ResolvedModel, module: torch.nn.Module) -> Counts:
-    return count(module, resolved.input_spec, resolved.spec.output_names, resolved.workload.precision)
+    work = resolved.workload
+    return count(
+        generation.writer(module, work),
+        resolved.input_spec,
+        resolved.spec.output_names,
+        work.precision,
+        passes=generation.weight_passes(work),
+    )
 
 
 def _loaded(
@@ -235,7 +281,7 @@ def _loaded(
         weights_sha256="",
     )
     return LoadedModel(
-        module=module,
+        module=generation.writer(module, resolved.workload),
         workload=resolved.workload,
         info=info,
         input_spec=resolved.input_spec,

@@ -23,7 +23,7 @@ SAMPLE_COUNT = 64
 
 
 def make_inputs(spec: Sequence[InputSpec], nonce: str, slot: int) -> dict[str, Array]:
-    """One set of inputs: int64 tokens in ``[low, high)``, int64 ones, or float32 standard normals, by kind.
+    """One set of inputs: int64 tokens in ``[low, high)``, ones or constants, or float32 standard normals, by kind.
 
     The same nonce and slot give the same bytes everywhere; another slot, name or nonce gives others.
     """
@@ -32,11 +32,17 @@ def make_inputs(spec: Sequence[InputSpec], nonce: str, slot: int) -> dict[str, A
     inputs: dict[str, Array] = {}
     for one in spec:
         if one.kind == "token":
-            inputs[one.name] = _rng(nonce, slot, one.name).integers(one.low, one.high, one.shape, dtype=np.int64)
+            drawn = _rng(nonce, slot, one.name).integers(one.low, one.high, one.shape, dtype=np.int64)
+            if one.run is not None:
+                start, count, token = one.run
+                drawn[:, start : start + count] = token
+            inputs[one.name] = drawn
         elif one.kind == "ones":
             inputs[one.name] = np.ones(one.shape, dtype=np.int64)
         elif one.kind == "normal":
             inputs[one.name] = _rng(nonce, slot, one.name).standard_normal(one.shape, dtype=np.float32)
+        elif one.kind == "constant":
+            inputs[one.name] = np.broadcast_to(np.array(one.values, dtype=np.int64), one.shape).copy()
         else:
             raise ValueError(f"input '{one.name}' is of unknown kind '{one.kind}'")
     return inputs

@@ -36,7 +36,7 @@ def test_an_honest_warehouse_passes(lab: Lab, db: Path) -> None:
         "warehouse.schema", "sync.finished", "sync.looked_at_tags", "mirror.fingerprints", "results.orphans",
         "children.orphans", "evidence.replayed", "evidence.kept", "availability.rests_on_probe", "hardware.same",
         "memory.within_device", "samples.counted", "aggregates.recompute", "findings.agree", "time.not_ahead",
-        "numbers.finite", "server.recompute",
+        "numbers.finite", "server.recompute", "generation.whole", "hearing.whole",
     }  # fmt: skip
     assert all(o.evaluated for o in found.values())
     derived = again(lab, db)
@@ -67,6 +67,11 @@ BITES: dict[str, tuple[str, str]] = {
     "samples.counted": (
         "DELETE FROM latency_samples WHERE phase = 'warmup' AND run_id = '{run}'", "there are 40 and 0"
     ),
+    "generation.whole": (
+        "UPDATE performance_results SET phase = 'generate', kv_cache = true, output_tokens = 4, "
+        "tokens_per_s = 5 * throughput_items_per_s " + ONE, "phase generate: 4 tokens at",
+    ),
+    "hearing.whole": ("UPDATE performance_results SET real_time_factor = 7 " + ONE, "no s of audio an item"),
     "aggregates.recompute": (
         "UPDATE latency_samples SET latency_ms = latency_ms * 0.999 " + ONE, "its samples have median",
     ),

@@ -196,6 +196,10 @@ SPOILT: dict[str, dict[str, Any]] = {
     "performance_results.probe.same_boot": {"probe_boot_id": "another"},
     "performance_results.probe.not_before": {"probed_at": pd.Timestamp(OTHERWISE)},
     "performance_results.probe.not_after": {"created_at": pd.Timestamp(OTHERWISE)},
+    **{
+        f"performance_results.ttft.within_latency_{q}": {f"latency_ms_{q}": 5.0, f"ttft_ms_{q}": 6.0}
+        for q in ("p50", "p90", "p99")
+    },
     "performance_results.energy.method": {"energy_j": 5.0, "energy_method": None},
     "estimates.latency.order": {"estimate_latency_ms_low": 1e6},
     "estimates.throughput.order": {"estimate_throughput_items_per_s_low": 1e9},

@@ -12,7 +12,8 @@ from hwbench_mlflow.errors import ExitCode, UnknownModel, UsageError
 from hwbench_mlflow.model import WeightsPolicy, Workload
 from hwbench_mlflow.workloads import hub
 from hwbench_mlflow.workloads.base import InputSpec
-from hwbench_mlflow.workloads.resolve import max_positions, resolve
+from hwbench_mlflow.workloads.inputs import max_positions
+from hwbench_mlflow.workloads.resolve import resolve
 from tests.workloads.conftest import TINY_BERT, TINY_GPT2, TINY_RESNET, TINY_VIT, MakeFolder, put_in_cache
 
 
@@ -156,3 +157,76 @@ def test_roberta_has_fewer_positions_than_its_table() -> None:
     assert max_positions({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}) == 512
     assert max_positions({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
     assert max_positions(TINY_RESNET) is None
+
+
+# --- folders that are not what they seem --------------------------------------------------------
+
+TINY_WAV2VEC2 = {
+    "architectures": ["Wav2Vec2ForCTC"],
+    "model_type": "wav2vec2",
+    "conv_kernel": [10, 3, 2],
+    "conv_stride": [5, 2, 2],
+    "vocab_size": 32,
+}
+
+
+def test_audio_without_its_processors_config_is_refused_and_with_it_taken(make_folder: MakeFolder) -> None:
+    folder = make_folder(TINY_WAV2VEC2)
+    with pytest.raises(UsageError, match=r"no preprocessor_config\.json with a usable sampling_rate") as caught:
+        resolve(Workload(model=str(folder)))
+    assert "\n" not in str(caught.value)
+    (folder / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')
+    resolved = resolve(Workload(model=str(folder), audio_seconds=0.5))
+    assert resolved.input_spec == (InputSpec("input_values", "normal", (1, 4000)),)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"sampling_rate": 0}', '{"sampling_rate": "fast"}', "{}"])
+def test_a_processors_config_of_no_use_is_one_line(text: str, make_folder: MakeFolder) -> None:
+    folder = make_folder(TINY_WAV2VEC2)
+    (folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(UsageError, match=r"preprocessor_config\.json") as caught:
+        resolve(Workload(model=str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "bart", "vocab_size": 9, "is_encoder_decoder": True}, "an encoder-decoder of type 'bart'"),
+        ({"model_type": "blip", "vision_config": {"image_size": 4}}, "multimodal of type 'blip'"),
+        ({"model_type": "clip", "text_config": {"vocab_size": 9}}, "has no vision_config"),
+        ({"model_type": "clip", "vision_config": {"image_size": 8}, "text_config": {"a": 1}}, "no usable vocab_size"),
+        ({"model_type": "whisper", "vocab_size": 9, "num_mel_bins": 8}, "no usable max_source_positions"),
+        ({"model_type": "llava", "vision_config": {"image_size": 8}, "text_config": {}}, "no usable patch_size"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "no usable vocab_size"),
+        ({"model_type": "t5", "vocab_size": "many"}, "no usable vocab_size"),
+    ],
+)
+def test_a_config_that_lacks_what_its_inputs_need_is_one_line(
+    config: dict[str, Any], message: str, make_folder: MakeFolder
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve(Workload(model=str(make_folder(config))))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"model": "resnet-50", "image_size": 1_000_000}, "beyond any benchmark"),
+        ({"model": "llava-next", "image_size": 100_000}, "beyond any benchmark"),
+        ({"model": "wav2vec2", "audio_seconds": 1e9}, "of audio are not possible"),
+        ({"model": "wav2vec2", "audio_seconds": 0.001}, "takes at least 0.025 s"),
+        ({"model": "whisper-tiny", "audio_seconds": 10.0}, "takes 30 s of audio, not 10"),
+        ({"model": "clap", "audio_seconds": 11.0}, "takes 10 s of audio, not 11"),
+        ({"model": "clip", "sequence_length": 78}, "at most 77 tokens"),
+        ({"model": "clap", "sequence_length": 513}, "at most 512 tokens"),
+        ({"model": "bert", "audio_seconds": 1.0}, "takes no audio length"),
+        ({"model": "t5-small", "output_tokens": 0}, "0 output tokens"),
+    ],
+)
+def test_a_size_beyond_the_model_is_one_line(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        resolve(Workload(**request_))
+    assert "\n" not in str(caught.value)
