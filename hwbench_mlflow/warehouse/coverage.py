@@ -28,7 +28,9 @@ def open_coverage(path: Path) -> Published:
             "real_results": _RESULTS,
             "simulated_results": ["run_id", "model_name", "platform", "effective_precision", "created_at"],
             "quarantine": ["run_id", "model_name", "hardware_type", "created_at", "rule", "reason"],
-            "failures": ["model_name", "hardware_type", "failure_category", "failure_reason", "created_at"],
+            "failures": ["model_name", "hardware_type", "failure_category", "failure_reason", "failure_remedy",
+                "created_at",
+            ],
             "availability": ["hardware_type", "status", "reason", "remedy", "is_verified", "probed_at"],
         },
     )  # fmt: skip
@@ -78,11 +80,14 @@ def measured(found: Published, stale_before: datetime) -> dict[Key, Measured]:
 def failures(found: Published) -> dict[tuple[str, str], Found]:
     """Model and platform -> the last failure."""
     rows = found.connection.execute(
-        """SELECT model_name, hardware_type, failure_category, failure_reason FROM failures
+        """SELECT model_name, hardware_type, failure_category, failure_reason, failure_remedy FROM failures
            WHERE model_name IS NOT NULL AND hardware_type IS NOT NULL
            QUALIFY row_number() OVER (PARTITION BY model_name, hardware_type ORDER BY created_at DESC NULLS LAST) = 1"""
     ).fetchall()
-    return {(model, platform): Found(state=state, reason=reason) for model, platform, state, reason in rows}
+    return {
+        (model, platform): Found(state=state, reason=reason, remedy=remedy)
+        for model, platform, state, reason, remedy in rows
+    }
 
 
 def probes(found: Published) -> dict[str, Found]:
