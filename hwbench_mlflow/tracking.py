@@ -299,6 +299,11 @@ class Store:
         role = run.data.tags.get(ROLE_TAG)
         return bool(run.info.status != "RUNNING" and role in {"result", "failure"})
 
+    def run_index(self, run_id: str) -> RunIndex:
+        """A run as the store shows it, the latest point of each metric alone. Raises UsageError where there is none."""
+        with store_errors(missing=f"there is no run {run_id!r} in {self.uri}"):
+            return _index(self.client.get_run(run_id))
+
     def nested(self, run_id: str) -> list[RunIndex]:
         """The runs nested in one, oldest first, as a search shows them: the latest point of each metric alone."""
         if not re.fullmatch(r"[0-9A-Za-z_-]+", run_id):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("hwbench_mlflow.cli.run:run", "Measure a model on a platform, as an MLflow run."),
+    "batch": ("hwbench_mlflow.cli.batch:batch", "Measure a matrix of models, platforms and configurations."),
     "devices": ("hwbench_mlflow.cli.devices:devices", "What hardware is there, and was it made to compute?"),
     "verify": ("hwbench_mlflow.cli.verify:verify", "Recompute a run's verdict from its evidence."),
     "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),
