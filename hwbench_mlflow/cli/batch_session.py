@@ -111,9 +111,9 @@ class BatchSession:
         document = store.read_plan(parent)
         if document is None or CELLS_TAG not in index.tags:
             raise UsageError(f"run {parent} is no batch: it holds no plan", remedy="Name the parent run of a batch")
-        self._hold(parent)
         if index.status == "RUNNING":
             self._refuse_live(parent, index.tags.get(PROCESS_TAG, ""), take_over=take_over)
+        self._hold(parent)
         self.plan = decode(document, Plan)
         self.delivery.parent = ParentPlace(
             attempt=index.tags.get(ATTEMPT_TAG, "0" * 32), name=index.run_id, started_ms=0, run_id=parent
