@@ -282,6 +282,21 @@ def thread_run_delay_ns() -> int | None:
     return delay
 
 
+def cpu_turbo() -> bool | None:
+    """Whether cores may run above their base frequency; None where the system does not say (Linux cpufreq)."""
+    off = _read("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    if off in {"0", "1"}:
+        return off == "0"
+    on = _read("/sys/devices/system/cpu/cpufreq/boost")
+    return on == "1" if on in {"0", "1"} else None
+
+
+def cpu_smt() -> bool | None:
+    """Whether two threads share a core; None where the system does not say."""
+    active = _read("/sys/devices/system/cpu/smt/active")
+    return active == "1" if active in {"0", "1"} else None
+
+
 def usable_cores() -> tuple[int, ...] | None:
     """The logical cores that this thread may run on; None where the system does not say (macOS)."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None

@@ -358,6 +358,11 @@ class Store:
                 taken.setdefault(key, []).append((run.info.end_time - run.info.start_time) / 1000)
         return {key: statistics.median(values) for key, values in taken.items()}
 
+    def count_experiments(self) -> int:
+        """How many there are: that the store can say so shows that it answers, with a schema that MLflow knows."""
+        with store_errors():
+            return len(self.client.search_experiments())
+
     def end_killed(self, run_id: str, reason: str) -> None:
         """End a run whose process is gone: KILLED, with the reason, and no result."""
         tags = {ROLE_TAG: "failure", "hwbench.failure_category": "interrupted", "hwbench.failure_reason": reason}

@@ -52,7 +52,7 @@ class Pins(click.ParamType[tuple[Platform, tuple[int, ...]]]):
 @click.option("--sequence-lengths", type=TEXT, help="Tokens: 64,128")
 @click.option("--image-sizes", type=TEXT, help="Pixels: 224,384")
 @click.option("--compile-modes", type=TEXT, help=f"Of: {', '.join(m.value for m in CompileMode)}.")
-@click.option("--matrix", type=OrEmpty(click.Path(dir_okay=False, path_type=Path)), help="The axes as a YAML file.")
+@click.option("--matrix", type=OrEmpty(click.Path(dir_okay=False, path_type=Path)), help="The axes as YAML.")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", show_default=True)
 @click.option("--weights", type=click.Choice([w.value for w in WeightsPolicy]), default="auto", show_default=True)
 @click.option("--max-workers", type=click.IntRange(min=1), default=1, show_default=True, help="Devices at a time.")

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "coverage": ("hwbench_mlflow.cli.coverage:coverage", "What was measured where, and what to run next?"),
     "dashboard": ("hwbench_mlflow.cli.dashboard:dashboard", "The state of everything, in a browser or as files."),
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
+    "doctor": ("hwbench_mlflow.cli.doctor:doctor", "What is wrong with this set-up, and what to do."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }
 """Name -> where the command is, and its line in the help (kept here so that help imports none)."""
