@@ -33,19 +33,19 @@ SPOOL_VERSION = 1
 RESERVE_BYTES = 16 * 1024 * 1024
 """Kept free for results while a batch runs: a disk that is full in the middle must not cost one."""
 
-PLACE, RESULT, FAILURE, END = ".place.json", ".json", ".failure.json", ".end.json"
+PLACE, RESULT, FAILURE, END, PLAN = ".place.json", ".json", ".failure.json", ".end.json", ".plan"
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentPlace:
-    """The run that holds others. ``run_id`` is None while no store has it: then ``attempt`` finds or makes it."""
+    """The run that holds others. ``run_id`` is None while no store has it: then ``attempt`` finds or makes it, and
+    its plan may be in the spool (``ATTEMPT.plan``, once, however many entries it has)."""
 
     attempt: str
     name: str
     started_ms: int
     run_id: str | None
-    plan: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -124,9 +124,26 @@ class Spool:
 
         self._with_reserve(write)
 
-    def update(self, place: Place) -> None:
-        """Remember what has become known of where an entry belongs."""
-        self._write_place(place)
+    def put_plan(self, parent: str, plan: bytes) -> None:
+        """Keep the plan of a parent until the store has it."""
+        self._with_reserve(lambda: _replace(self._path(parent, PLAN), plan))
+
+    def plan(self, parent: str) -> bytes | None:
+        """The plan of a parent, while it is here."""
+        try:
+            return self._path(parent, PLAN).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CorruptEvidence(f"the plan of {parent} cannot be read: {error.strerror or error}") from error
+
+    def remove_plan(self, parent: str) -> None:
+        """The store has it, or nobody will ask for it."""
+        self._path(parent, PLAN).unlink(missing_ok=True)
+
+    def has(self, attempt: str) -> bool:
+        """Whether an entry is queued."""
+        return any(self._path(attempt, suffix).exists() for suffix in (RESULT, FAILURE, END))
 
     def remove(self, attempt: str) -> None:
         """The entry was delivered. Its result goes first: what is left of a broken removal is no entry."""

@@ -134,7 +134,8 @@ STEPS: list[Callable[[pytest.MonkeyPatch, Callable[..., None]], None]] = [
 def test_a_delivery_cut_off_at_any_step_is_made_whole_by_the_next_and_doubles_nothing(
     at: int, store_uri: str, spool: Spool, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = ParentPlace(attempt=uuid.uuid4().hex, name="p", started_ms=1, run_id=None, plan="{}")
+    parent = ParentPlace(attempt=uuid.uuid4().hex, name="p", started_ms=1, run_id=None)
+    spool.put_plan(parent.attempt, b"{}")
     made = place(store_uri, parent=parent)
     spool.put(made, files)
     with monkeypatch.context() as patched:
@@ -152,7 +153,7 @@ def test_a_delivery_cut_off_at_any_step_is_made_whole_by_the_next_and_doubles_no
     index, kept = store.read_run(run_id)
     assert judge(kept, index, load_keyring()).verdict.state is VerdictState.VERIFIED
     assert {name: kept[name] for name in files} == files
-    assert index.tags["mlflow.parentRunId"] != run_id
+    assert store.read_plan(index.tags["mlflow.parentRunId"]) == b"{}"
     assert delivery(store_uri, spool).flush() == []
 
 
@@ -190,3 +191,15 @@ def test_an_entry_that_cannot_be_delivered_stays_and_stops_no_other(
     assert spool.waiting() == [bad.attempt, elsewhere.attempt]
     assert f"{bad.attempt} stays in" in told[0]
     assert f"there is no run '{'f' * 32}'" in told[0]
+
+
+def test_what_another_command_has_delivered_is_not_delivered_again(
+    store_uri: str, spool: Spool, files: dict[str, bytes]
+) -> None:
+    sender = delivery(store_uri, spool)
+    made = sender.open("x", {})
+    sender.queue(made, files)
+    assert [attempt for attempt, _ in delivery(store_uri, spool).flush()] == [made.attempt]
+    assert sender.send(made) == made.run_id
+    assert sender.send(replace(made, run_id=None)) == made.run_id
+    assert len(Store(store_uri).client.search_runs(["0"])) == 1

@@ -289,7 +289,7 @@ class BatchSession:
         if pending is None:
             return
         place, request, judged = pending
-        run_id = self.delivery.send(place.attempt)
+        run_id = self.delivery.send(place)
         bad = judged.verdict.state is VerdictState.CONTRADICTED
         self._over(
             Outcome(

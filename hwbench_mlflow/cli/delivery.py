@@ -76,10 +76,11 @@ class Delivery:
             name=name,
             started_ms=round(time.time() * 1000),
             run_id=None,
-            plan=plan.decode() if plan is not None else None,
             tags=dict(tags),
         )
         self._fresh.add(self.parent.attempt)
+        if plan is not None:
+            self.spool.put_plan(self.parent.attempt, plan)
 
     def open(self, name: str, tags: Mapping[str, str]) -> Place:
         """A run for what is about to be measured, where the store answers; else a place for the spool alone.
@@ -117,7 +118,7 @@ class Delivery:
         be kept nowhere.
         """
         self.queue(place, files)
-        return self.send(place.attempt)
+        return self.send(place)
 
     def queue(self, place: Place, files: Mapping[str, bytes]) -> None:
         """Write a result to the spool, not yet to the store."""
@@ -132,11 +133,14 @@ class Delivery:
             self.spool.put_failure(replace(place, killed=killed), failure)
             self._fresh.add(place.attempt)
             self._used = True
-        self.send(place.attempt)
+        self.send(place)
 
     def end_parent(self, configurations: int, failed: int) -> None:
         """Queue the end of the parent, and deliver it. Of one that never came to hold anything there is no end."""
-        if self.parent is None or not self._used:
+        if self.parent is None:
+            return
+        if not self._used:
+            self.spool.remove_plan(self.parent.attempt)
             return
         place = Place(
             spool_version=SPOOL_VERSION,
@@ -149,14 +153,19 @@ class Delivery:
         )
         with undisturbed(), self._lock:
             self.spool.put_end(place, ParentEnd(configurations=configurations, failed=failed))
-        self.send(place.attempt)
+        self.send(place)
 
-    def send(self, attempt: str) -> str | None:
-        """Deliver one entry of the spool now; the run that holds it, or None where the store is away."""
+    def send(self, place: Place) -> str | None:
+        """Deliver one entry of the spool now; the run that holds it, or None where the store is away.
+
+        Another command may have been faster: it delivers what waits, ours too.
+        """
         with undisturbed(), self._lock:
             try:
                 with self._answering(), self.spool.delivering():
-                    return self._deliver(attempt)
+                    if self.spool.has(place.attempt):
+                        return self._deliver(place.attempt)
+                    return place.run_id or self.store().find_attempt(place.attempt)
             except StoreAway:
                 return None
             except StoreError as error:
@@ -192,7 +201,7 @@ class Delivery:
     def redeliver(self, attempt: str) -> str | None:
         """Deliver what an earlier command left; None where another process was faster. Raises StoreAway, StoreError."""
         with undisturbed(), self._lock, self._answering(), self.spool.delivering():
-            return self._deliver(attempt) if attempt in self.spool.waiting() else None
+            return self._deliver(attempt) if self.spool.has(attempt) else None
 
     # --- one entry ----------------------------------------------------------------------------------
 
@@ -242,8 +251,10 @@ class Delivery:
             tags = {**parent.tags, ATTEMPT_TAG: parent.attempt}
             start_ms = None if parent == self.parent else parent.started_ms  # now: it may adopt `mlflow run`'s
             run_id = self.store().start(parent.name, start_ms=start_ms, tags=tags)
-        if parent.plan is not None:
-            self.store().log_plan(run_id, parent.plan.encode())
+        plan = self.spool.plan(parent.attempt)
+        if plan is not None:
+            self.store().log_plan(run_id, plan)
+            self.spool.remove_plan(parent.attempt)
         self._parents[parent.attempt] = run_id
         if parent == self.parent:
             self.parent = replace(parent, run_id=run_id)
