@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from hwbench_mlflow.plan import (
     plan_of,
     requests_of,
 )
+from tests.commands import ROOT
 
 SETTINGS = Settings(
     profile=PROFILES["quick"],
@@ -89,6 +92,12 @@ def test_a_matrix_is_the_product_without_what_is_excluded_and_with_what_is_inclu
         ("gpt2", "cpu", 1),
     }
     assert cells[-1] == Cell(model="gpt2", hardware=Platform.CPU, precision=Precision.BF16)
+
+
+def test_the_readme_s_matrix_is_one() -> None:
+    block = re.search(r"^```yaml\n(models:.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    assert len(cells_of(matrix_of(yaml.safe_load(block[1])))) == 8
 
 
 def axes() -> st.SearchStrategy[dict[str, Any]]:
