@@ -292,12 +292,14 @@ class Store:
         found = self._search(f"tags.`{ATTEMPT_TAG}` = '{attempt}'")
         return str(found[0].info.run_id) if found else None
 
-    def is_whole(self, run_id: str) -> bool:
-        """Whether a run has ended with all that it was to hold: a result and its index, or the reason for none."""
+    def is_whole(self, run_id: str, role: str) -> bool:
+        """Whether a run has ended with all that it was to hold: a ``result`` and its index, or a ``failure``.
+
+        One that was ended as killed meanwhile does not hold the result that turns up later.
+        """
         with store_errors(missing=f"there is no run {run_id!r} in {self.uri}"):
             run = self.client.get_run(run_id)
-        role = run.data.tags.get(ROLE_TAG)
-        return bool(run.info.status != "RUNNING" and role in {"result", "failure"})
+        return bool(run.info.status != "RUNNING" and run.data.tags.get(ROLE_TAG) == role)
 
     def run_index(self, run_id: str) -> RunIndex:
         """A run as the store shows it, the latest point of each metric alone. Raises UsageError where there is none."""

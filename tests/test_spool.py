@@ -203,3 +203,18 @@ def test_what_another_command_has_delivered_is_not_delivered_again(
     assert sender.send(made) == made.run_id
     assert sender.send(replace(made, run_id=None)) == made.run_id
     assert len(Store(store_uri).client.search_runs(["0"])) == 1
+
+
+def test_a_result_that_turns_up_after_its_run_was_ended_as_killed_is_not_lost(
+    store_uri: str, spool: Spool, files: dict[str, bytes]
+) -> None:
+    sender = delivery(store_uri, spool)
+    made = sender.open("x", {})
+    sender.queue(made, files)
+    store = Store(store_uri)
+    assert made.run_id is not None
+    store.end_killed(made.run_id, "its process is gone")
+    assert delivery(store_uri, spool).flush() == [(made.attempt, made.run_id)]
+    index, kept = store.read_run(made.run_id)
+    assert (index.status, index.tags["hwbench.role"]) == ("FINISHED", "result")
+    assert judge(kept, index, load_keyring()).verdict.state is VerdictState.VERIFIED

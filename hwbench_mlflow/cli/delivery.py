@@ -221,7 +221,7 @@ class Delivery:
             found = self.store().find_attempt(attempt)
             run_id = found if found is not None else self._start(place, parent)
         if not fresh:
-            whole = self.store().is_whole(run_id)
+            whole = self.store().is_whole(run_id, "failure" if entry.failure is not None else "result")
         if not whole and entry.failure is not None:
             self.store().fail(run_id, entry.failure, killed=place.killed)
         elif not whole:
