@@ -135,6 +135,8 @@ WRONG = [
     (("--matrix", "broken.yaml"), "broken.yaml is not YAML"),
     (("--models", "bert", "--hardware", "cpu", "--pin", "cpu=a"), "is no list of cores like 0-3,6"),
     (("--models", "bert", "--hardware", "cpu", "--pin", "cuda=0"), "--pin cuda: no cell"),
+    (("--models", "bert", "--hardware", "cpu", "--scenarios", "latency,server"), "server needs --latency-bound-ms"),
+    (("--models", "bert", "--hardware", "cpu", "--latency-bound-ms", "5"), "is for scenario server, which no cell has"),
     (("--resume", "--models", "bert"), "--resume runs the plan that was made; it takes no --models"),
     (("--resume",), "no batch of this experiment is unfinished"),
     (("--resume", "0" * 32), f"there is no run '{'0' * 32}'"),

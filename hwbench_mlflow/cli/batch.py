@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwbench_mlflow.cli.run import OrEmpty
+from hwbench_mlflow.cli.run import BOUND, POSITIVE, OrEmpty
 from hwbench_mlflow.model import PROFILES, CompileMode, Platform, Precision, RunRequest, Scenario, WeightsPolicy
+from hwbench_mlflow.scenarios import SERVER_PERCENTILES
 
 if TYPE_CHECKING:
     from hwbench_mlflow.plan import Estimate, Matrix, Plan
@@ -49,6 +51,9 @@ class Pins(click.ParamType[tuple[Platform, tuple[int, ...]]]):
 @click.option("--batch-sizes", type=TEXT, help="1,2,4")
 @click.option("--precisions", type=TEXT, help=f"Of: {', '.join(p.value for p in Precision)}.")
 @click.option("--scenarios", type=TEXT, help=f"Of: {', '.join(s.value for s in Scenario)}.")
+@click.option("--latency-bound-ms", type=BOUND, help="Of the server scenario's cells.")
+@click.option("--latency-percentile", type=OrEmpty(click.Choice([str(p) for p in SERVER_PERCENTILES])))
+@click.option("--streams", type=POSITIVE, help="Of the multistream scenario's cells.")
 @click.option("--sequence-lengths", type=TEXT, help="Tokens: 64,128")
 @click.option("--image-sizes", type=TEXT, help="Pixels: 224,384")
 @click.option("--compile-modes", type=TEXT, help=f"Of: {', '.join(m.value for m in CompileMode)}.")
@@ -145,6 +150,15 @@ def _plan(options: Mapping[str, Any]) -> Plan:
         if code not in backends:
             raise UsageError(f"no backend is called {code!r}", remedy=f"There are: {', '.join(sorted(backends))}")
         code = backends[code]
+    named = [s.strip() for s in (options["scenarios"] or "").split(",")]
+    if options["matrix"] is None:
+        for option, owner in (
+            ("latency_bound_ms", "server"),
+            ("latency_percentile", "server"),
+            ("streams", "multistream"),
+        ):
+            if options[option] is not None and owner not in named:
+                raise UsageError(f"--{option.replace('_', '-')} is for scenario {owner}, which no cell has")
     pins = dict(options["pins"])
     if len(pins) != len(options["pins"]):
         raise UsageError("--pin names a platform twice")
@@ -155,9 +169,28 @@ def _plan(options: Mapping[str, Any]) -> Plan:
         pins=pins,
     )
     requests = requests_of(cells_of(_matrix(options)), settings)
+    requests = tuple(_loaded(request, options) for request in requests)
     requests = tuple(resolved(request, resolve(request.workload).workload) for request in requests)
     seed = options["seed"] if options["seed"] is not None else secrets.randbelow(2**31)
     return plan_of(requests, seed, options["cooldown"])
+
+
+def _loaded(request: RunRequest, options: Mapping[str, Any]) -> RunRequest:
+    """The request with what its scenario needs: a bound, a percentile, streams. As `hwbench run` checks them."""
+    from hwbench_mlflow.cli.run import scenario_load
+
+    scenario = request.workload.scenario
+    owners = {
+        "latency_bound_ms": Scenario.SERVER,
+        "latency_percentile": Scenario.SERVER,
+        "streams": Scenario.MULTISTREAM,
+    }
+    own = {name: options[name] if scenario is owner else None for name, owner in owners.items()}
+    bound, percentile, streams = scenario_load(
+        {**own, "hardware": request.platform.value}, scenario, request.workload.batch_size
+    )
+    work = replace(request.workload, latency_bound_ms=bound, latency_percentile=percentile, query_size=streams)
+    return replace(request, workload=work)
 
 
 def _matrix(options: Mapping[str, Any]) -> Matrix:

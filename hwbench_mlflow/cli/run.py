@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     from hwbench_mlflow.workloads.resolve import resolve
 
     scenario = Scenario(options["scenario"])
-    bound, percentile, streams = _load(options, scenario, batch_size)
+    bound, percentile, streams = scenario_load(options, scenario, batch_size)
     workload = Workload(
         model=options["model"],
         batch_size=batch_size,
@@ -216,7 +217,9 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     )
 
 
-def _load(options: dict[str, Any], scenario: Scenario, batch_size: int) -> tuple[float | None, int | None, int | None]:
+def scenario_load(
+    options: Mapping[str, Any], scenario: Scenario, batch_size: int
+) -> tuple[float | None, int | None, int | None]:
     """The server's bound and its percentile, and multistream's query size; None where the scenario has none."""
     from hwbench_mlflow.errors import UsageError
 
