@@ -69,7 +69,10 @@ MAX_TAG_CHARACTERS = 5000
 class Store:
     """One tracking store, seen through MLflow's client."""
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+    def __init__(
+        self, tracking_uri: str | None = None, experiment: str | None = None, *, may_create: bool = True
+    ) -> None:
+        """``may_create`` False: an experiment that is not there is not made; the default one stands in to read."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         # With a server, the client prints links on standard output, which holds our data and nothing else.
@@ -89,9 +92,9 @@ class Store:
             self._adopted = os.environ.get("MLFLOW_RUN_ID")
             self._shown = False
             self._artifact_uris: dict[str, str] = {}
-            self._experiment_id = self._find_experiment(experiment)
+            self._experiment_id = self._find_experiment(experiment, may_create=may_create)
 
-    def _find_experiment(self, name: str | None) -> str:
+    def _find_experiment(self, name: str | None, *, may_create: bool) -> str:
         if self._adopted is not None:
             adopted = self.client.get_run(self._adopted).info.experiment_id
             if name is not None and self.client.get_experiment(adopted).name != name:
@@ -104,6 +107,8 @@ class Store:
         if name is None:
             return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
         known = self.client.get_experiment_by_name(name)
+        if known is None and not may_create:
+            return "0"
         return str(known.experiment_id if known is not None else self.client.create_experiment(name))
 
     # --- runs that are being made ---------------------------------------------------------------
@@ -340,7 +345,7 @@ class Store:
         return [_index(run) for run in found]
 
     def seconds_of_results(self) -> dict[tuple[str, ...], float]:
-        """Median seconds that runs of a configuration took, of the latest 1000 here: for estimates alone.
+        """Median seconds that runs of a configuration took, of the latest 1000 of this experiment: for estimates alone.
 
         The keys are as :func:`.plan.configuration` makes them.
         """

@@ -167,6 +167,10 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(call: Call, store_uri: str
     document = json.loads(call(*BASE, "--dry-run", "--json")[1])
     assert [len(document["cells"]), document["seed"], document["schema_version"]] == [4, 3, 1]
     assert list(Store(store_uri).client.search_runs(["0"])) == []
+    assert call(*BASE, "--dry-run", "--experiment", "new")[0] == 0
+    assert Store(store_uri).client.get_experiment_by_name("new") is None
+    assert call(*BASE, "--dry-run", "--tracking-uri", "sqlite:///absent.db")[0] == 0
+    assert not Path("absent.db").exists()
 
 
 def test_a_batch_is_one_parent_with_a_run_for_each_cell_in_the_order_of_its_seed(

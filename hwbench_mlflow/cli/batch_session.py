@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -167,9 +168,15 @@ class BatchSession:
         return proven
 
     def earlier(self) -> dict[tuple[str, ...], float]:
-        """Seconds that earlier runs took; nothing where the store cannot say: then all is guessed."""
+        """Seconds that earlier runs took; nothing where the store cannot say: then all is guessed. Makes no store,
+        and no experiment: a dry run asks for it."""
+        from hwbench_mlflow.tracking import Store
+
         try:
-            return self.delivery.store().seconds_of_results()
+            uri = self.delivery.uri()
+            if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+                return {}
+            return Store(self.tracking_uri, self.experiment, may_create=False).seconds_of_results()
         except StoreError as error:
             self._warn(f"no earlier runs to estimate by: {error}")
             return {}
