@@ -41,7 +41,7 @@ WRONG: list[tuple[object, str]] = [
     ([1], "is no mapping of axes to values"),
     ({"modles": ["bert"], "hardware": "cpu"}, "'modles' is no axis. Did you mean 'models'?"),
     ({**BASE, "hardware": ["cpu", "openvimo"]}, "hardware: 'openvimo' is not known. Did you mean 'openvino'?"),
-    ({**BASE, "precisions": ["int4"]}, "precisions: 'int4' is not known. Allowed: fp32, bf16, fp16"),
+    ({**BASE, "precisions": ["int4"]}, "precisions: 'int4' is not known. Did you mean 'int8'?"),
     ({**BASE, "batch_sizes": [1, 0]}, "batch_sizes: 0 is no whole number of 1 or more"),
     ({**BASE, "batch_sizes": [True]}, "batch_sizes: True is no whole number"),
     ({**BASE, "batch_sizes": ["1"]}, "batch_sizes: '1' is no whole number"),
