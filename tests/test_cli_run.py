@@ -201,7 +201,7 @@ def test_under_mlflow_run_the_run_ends_failed_with_that_line(
 
 def test_an_unknown_command_lists_the_commands_and_none_shows_the_help(call: Call) -> None:
     assert call("rum")[0] == 2
-    assert "Commands: run, devices, verify" in only(said(call("rum")[2]))
+    assert "Commands: run, batch, devices, verify" in only(said(call("rum")[2]))
     assert "Usage: " in "".join(call()[1:])
 
 
@@ -262,7 +262,7 @@ def test_a_failure_of_one_batch_size_leaves_the_others_their_runs(
     monkeypatch.setattr(runner, "run", run)
     code, out, err = call(*BASE, "--batch-size", "1,8,2")
     assert code == 1
-    assert only(said(err)) == "hwbench: out of memory"
+    assert only(said(err)).startswith("hwbench: out of memory")
     assert out.count("verdict     verified") == 2
     by_name = {run.info.run_name: run.info.status for run in runs(store_uri)}
     assert by_name == {
