@@ -325,6 +325,7 @@ def test_runs_that_a_killed_batch_left_are_ended_and_a_live_one_is_not_resumed(
     store.client.set_tag(parent.info.run_id, PROCESS_TAG, "elsewhere:boot:1:1")
     assert call("batch", "--resume")[0] == 3
     assert call("batch", "--resume", "--yes")[0] == 0
+    assert runs(store_uri)[0].info.status == "FINISHED", "nothing was missing but its end"
 
 
 @pytest.fixture

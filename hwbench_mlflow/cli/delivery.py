@@ -139,7 +139,7 @@ class Delivery:
         """Queue the end of the parent, and deliver it. Of one that never came to hold anything there is no end."""
         if self.parent is None:
             return
-        if not self._used:
+        if not self._used and self.parent.run_id is None:
             self.spool.remove_plan(self.parent.attempt)
             return
         place = Place(
