@@ -10,6 +10,7 @@
     |-- CorruptEvidence          exit 1   bytes that are not what hwbench writes
     |-- KeyTrouble               exit 1   a signing key that is missing, unreadable or unsafe
     `-- StoreError               exit 1   the tracking store or the warehouse cannot be used
+        `-- StoreAway                     it does not answer: what was meant for it can wait
 
 Stdlib only. Nothing here imports another module of the package except :mod:`.model`'s vocabulary, and that not when
 this module is imported: the root of the command line needs the errors for ``--help``, which is to be instant.
@@ -101,3 +102,7 @@ class KeyTrouble(HwbenchError):
 
 class StoreError(HwbenchError):
     """The tracking store or the warehouse cannot be used."""
+
+
+class StoreAway(StoreError):
+    """The tracking store does not answer now. It has refused nothing: what was meant for it can be queued."""

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -300,3 +301,60 @@ def available_memory_bytes() -> int:
         cached = next((int(pair[1]) for pair in fields if pair[0] in ("inactive_file", "total_inactive_file")), 0)
         left.append(max(0, int(maximum) - int(current) + cached))
     return min(left)
+
+
+def cpu_turbo() -> bool | None:
+    """Whether cores may run above their base frequency; None where the system does not say (Linux cpufreq)."""
+    off = _read("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    if off in {"0", "1"}:
+        return off == "0"
+    on = _read("/sys/devices/system/cpu/cpufreq/boost")
+    return on == "1" if on in {"0", "1"} else None
+
+
+def cpu_smt() -> bool | None:
+    """Whether two threads share a core; None where the system does not say."""
+    active = _read("/sys/devices/system/cpu/smt/active")
+    return active == "1" if active in {"0", "1"} else None
+
+
+def usable_cores() -> tuple[int, ...] | None:
+    """The logical cores that this thread may run on; None where the system does not say (macOS)."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+def physical_cores(logical: Sequence[int]) -> tuple[int, ...]:
+    """The physical cores under some logical ones, each by its lowest logical core: threads of one core share it.
+
+    A core whose siblings the system does not tell (Linux sysfs, ``thread_siblings_list``) stands for itself.
+    """
+    found = set()
+    for core in logical:
+        listed = _read(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list") or str(core)
+        first = listed.split(",", maxsplit=1)[0].split("-", maxsplit=1)[0]
+        found.add(int(first) if first.isdigit() else core)
+    return tuple(sorted(found))
+
+
+def process_name(pid: int | None = None) -> str:
+    """A process by name, this one if no other is given: ``host_id:boot_id:pid:start``; unknown parts are ``-``.
+
+    ``start`` is ms since the epoch: a pid that was given away again is another process.
+    """
+    pid = os.getpid() if pid is None else pid
+    return f"{host_id()}:{boot_id() or '-'}:{pid}:{round(psutil.Process(pid).create_time() * 1000)}"
+
+
+def process_alive(name: str) -> bool | None:
+    """Whether the process of that name runs. None where this machine cannot know: it is another machine's."""
+    parts = name.split(":")
+    if len(parts) != 4 or parts[0] != host_id() or not parts[2].isdigit() or not parts[3].isdigit():
+        return None
+    if parts[1] != (boot_id() or "-"):
+        return False  # before the last boot
+    try:
+        process = psutil.Process(int(parts[2]))
+        started_ms = round(process.create_time() * 1000)
+        return abs(started_ms - int(parts[3])) < 2000 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

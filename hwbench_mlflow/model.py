@@ -261,7 +261,8 @@ PROFILES: dict[str, Profile] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What the user asked for. ``backend`` names the code that ran it (``package.module:Class``)."""
+    """What the user asked for. ``backend`` names the code that ran it (``package.module:Class``);
+    ``cores`` are the logical cores that its processes are pinned to, None for all that the parent may use."""
 
     platform: Platform
     device: str | None
@@ -269,6 +270,7 @@ class RunRequest:
     profile: Profile
     threads: int | None
     backend: str
+    cores: tuple[int, ...] | None = None
 
     @property
     def ranked(self) -> bool:

@@ -19,7 +19,15 @@ from hwbench_mlflow import __version__, protocol
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable
 from hwbench_mlflow.generation import generation_stats
-from hwbench_mlflow.host import boot_id, cpu_governor, describe_host, load_average, thread_run_delay_ns
+from hwbench_mlflow.host import (
+    boot_id,
+    cpu_governor,
+    describe_host,
+    load_average,
+    physical_cores,
+    thread_run_delay_ns,
+    usable_cores,
+)
 from hwbench_mlflow.model import (
     SCHEMA_VERSION,
     Availability,
@@ -45,7 +53,7 @@ from hwbench_mlflow.model import (
 )
 from hwbench_mlflow.sampling import GpuWatch, Sampler, WindowConditions
 from hwbench_mlflow.scenarios import busy_ns, derive
-from hwbench_mlflow.supervise import WorkerProcess, device_lock
+from hwbench_mlflow.supervise import WorkerProcess, device_lock, pinned
 from hwbench_mlflow.workloads.build import locate_weights
 from hwbench_mlflow.workloads.hub import Weights
 from hwbench_mlflow.workloads.resolve import resolve
@@ -108,7 +116,7 @@ def run(
     """
     say = progress or Progress()
     started_at, origin, load_before = _now(), time.perf_counter_ns(), load_average()
-    with contextlib.ExitStack() as stack:
+    with pinned(request.cores), contextlib.ExitStack() as stack:
         availability, device = None, None
         outcomes: list[_WorkerOutcome] = []
         located: Weights | None = None
@@ -127,7 +135,7 @@ def run(
                     workload, warnings = settle_weights(request.workload, located)
                     for warning in warnings:
                         say.warn(warning)
-                    stack.enter_context(device_lock(lock_name(device), say.warn))
+                    stack.enter_context(device_lock(lock_name(device), say.warn, lock_parts(device)))
                 rate = _rate(outcomes)
                 outcomes.append(_measure(worker, index, request, work=workload, device=device, rate=rate, say=say))
         assert availability is not None
@@ -225,6 +233,15 @@ def lock_name(device: Device) -> str:
     return device.uuid or f"{device.platform}-{device.id}"
 
 
+def lock_parts(device: Device, cores: Sequence[int] | None = None) -> tuple[str, ...]:
+    """The cores that a device computes on, as locks: those given, or all that this thread may use. None for a device
+    of its own, and where the system does not tell: then the name is the lock."""
+    if lock_name(device) != "cpu":
+        return ()
+    usable = cores if cores is not None else usable_cores()
+    return () if usable is None else tuple(f"cpu-{core}" for core in physical_cores(usable))
+
+
 @contextlib.contextmanager
 def _worker() -> Iterator[WorkerProcess]:
     worker = WorkerProcess()
@@ -294,7 +311,7 @@ def _measure(
     again = True
     while again:
         say.stage(f"{name}: measuring", seconds)
-        sampler = Sampler(worker.pid, index, worker.now_ns, GpuWatch.of(device.uuid))
+        sampler = Sampler(worker.pid, index, worker.now_ns, GpuWatch.of(device.uuid), request.cores)
         sampler.start()
         waited = thread_run_delay_ns()
         begin_ns = worker.say(protocol.Go())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -123,12 +123,21 @@ class _Counters:
 class Sampler:
     """Looks at the machine from :meth:`start` to :meth:`stop`, on a thread of the parent."""
 
-    def __init__(self, pid: int, worker: int, clock: Callable[[], int], gpu: GpuWatch | None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        worker: int,
+        clock: Callable[[], int],
+        gpu: GpuWatch | None,
+        cores: Sequence[int] | None = None,
+    ) -> None:
+        """``cores``: what the worker is pinned to; then what others do elsewhere is no disturbance."""
         self._process = psutil.Process(pid)
         self._parent = psutil.Process()
         self._worker = worker
         self._clock = clock
         self._gpu = gpu
+        self._cores = cores
         self._has_frequency = _frequency_mhz() is not None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="hwbench-sampler")
@@ -198,7 +207,7 @@ class Sampler:
                     self._foreign.update(pid for pid in running if pid != self._process.pid)
 
     def _counters(self) -> _Counters:
-        busy, steal, total = machine_cpu_seconds()
+        busy, steal, total = machine_cpu_seconds(self._cores)
         ours: float | None
         switches: int | None
         try:

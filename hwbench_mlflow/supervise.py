@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import filelock
 import msgspec
@@ -26,12 +26,16 @@ import platformdirs
 import psutil
 
 from hwbench_mlflow import protocol
-from hwbench_mlflow.errors import BenchmarkFailed
+from hwbench_mlflow.errors import BenchmarkFailed, Interrupted
 from hwbench_mlflow.model import FailureCategory
 
 EventT = TypeVar("EventT", bound=protocol.Event)
 
 GRACE_SECONDS = 5.0
+LOCK_LOOK_SECONDS = 1.0
+
+_living: set[WorkerProcess] = set()
+_stopping = threading.Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class WorkerProcess:
     """One fresh process. Times are ns on the parent's monotonic clock since the spawn."""
 
     def __init__(self) -> None:
+        _refuse_when_stopping()
         # A file, not a pipe: a vendor's library that prints a lot must not block, nor wake the parent.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker; close() ends it
         self._oom_kills = _oom_kills()
@@ -69,6 +74,7 @@ class WorkerProcess:
             env=worker_environment(),
         )
         self._exit: Exit | None = None
+        _living.add(self)
         self._lines: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True, name="hwbench-worker-events")
         self._reader.start()
@@ -163,6 +169,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Kill what is left and give the files back."""
         self.kill()
+        _living.discard(self)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -207,6 +214,56 @@ class WorkerProcess:
             return stream.read().decode("utf-8", "replace")
 
 
+@contextlib.contextmanager
+def stoppable() -> Iterator[Callable[[], None]]:
+    """Gives what ends every worker of this process, and refuses new ones until the block is left.
+
+    For measurements on several threads: a signal reaches the main one alone.
+    """
+
+    def stop() -> None:
+        _stopping.set()
+        for worker in list(_living):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+
+    _stopping.clear()
+    try:
+        yield stop
+    finally:
+        _stopping.clear()
+
+
+def _refuse_when_stopping() -> None:
+    if _stopping.is_set():
+        raise Interrupted("told to stop")
+
+
+@contextlib.contextmanager
+def pinned(cores: Sequence[int] | None) -> Iterator[None]:
+    """Let this thread, and the processes that it starts in the block, run on those logical cores alone.
+
+    Raises BenchmarkFailed for cores that are not there or not ours, and where the system pins nothing.
+    """
+    if cores is None:
+        yield
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise BenchmarkFailed("this system cannot pin processes to cores", FailureCategory.USAGE)
+    before = os.sched_getaffinity(0)
+    if not set(cores) <= before:
+        raise BenchmarkFailed(
+            f"cores {','.join(map(str, sorted(set(cores) - before)))} are not to be had here",
+            FailureCategory.USAGE,
+            remedy=f"There are: {','.join(map(str, sorted(before)))}",
+        )
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def worker_environment() -> dict[str, str]:
     """The parent's environment, with this package importable from wherever the parent found it."""
     root = str(Path(__file__).resolve().parents[1])
@@ -236,30 +293,50 @@ def _oom_kills() -> int | None:
 
 
 @contextlib.contextmanager
-def device_lock(name: str, waiting: Callable[[str], None]) -> Iterator[None]:
+def device_lock(name: str, waiting: Callable[[str], None], parts: Sequence[str] = ()) -> Iterator[None]:
     """Hold the lock of one device of this machine. Benchmarks side by side on it disturb each other.
 
-    ``waiting`` is told once when somebody else holds it. The lock goes with the process that holds it.
+    ``waiting`` is told once when somebody else holds it. The lock goes with the process that holds it. A device of
+    ``parts`` is held by its parts, which other devices may share: the cores of a CPU.
     """
+    told = False
+    with contextlib.ExitStack() as held:
+        for part in sorted(parts) or [name]:  # in one order, so that no two wait for each other
+            lock = filelock.FileLock(
+                lock_folder() / ("".join(c if c.isalnum() or c in "-._" else "_" for c in part) + ".lock")
+            )
+            while True:
+                try:
+                    lock.acquire(timeout=LOCK_LOOK_SECONDS if told else 0)
+                    break
+                except filelock.Timeout:
+                    if not told:
+                        waiting(f"another benchmark is running on {name}: waiting for it to end")
+                    told = True
+                    _refuse_when_stopping()
+            held.callback(lock.release)
+        yield
+
+
+def lock_folder() -> Path:
+    """Where the locks of this machine's devices are, made if it is not there."""
     base = os.environ.get("HWBENCH_HOME")
     folder = (Path(base) if base else Path(platformdirs.user_state_dir("hwbench"))) / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("".join(c if c.isalnum() or c in "-._" else "_" for c in name) + ".lock")
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        waiting(f"another benchmark is running on {name}: waiting for it to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return folder
 
 
-def machine_cpu_seconds() -> tuple[float, float | None, float]:
-    """CPU seconds of the whole machine since boot: busy, stolen (None where unknown), and all."""
-    times = psutil.cpu_times()
+def machine_cpu_seconds(cores: Sequence[int] | None = None) -> tuple[float, float | None, float]:
+    """CPU seconds of the machine, or of those cores alone, since boot: busy, stolen (None where unknown), and all."""
+    if cores is not None:
+        each = psutil.cpu_times(percpu=True)
+        parts = [_cpu_seconds(each[core]) for core in cores]
+        stolen = [part[1] for part in parts if part[1] is not None]
+        return sum(p[0] for p in parts), sum(stolen) if len(stolen) == len(parts) else None, sum(p[2] for p in parts)
+    return _cpu_seconds(psutil.cpu_times())
+
+
+def _cpu_seconds(times: Any) -> tuple[float, float | None, float]:
     steal: float | None = getattr(times, "steal", None)
     idle = times.idle + getattr(times, "iowait", 0.0)
     everything = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)

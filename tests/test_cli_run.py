@@ -6,10 +6,11 @@ import ctypes
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ import pytest
 
 from hwbench_mlflow import runner
 from hwbench_mlflow.cli import main as cli
-from hwbench_mlflow.cli.run import BatchSizes, OrEmpty, undisturbed
+from hwbench_mlflow.cli.run import BatchSizes, OrEmpty
+from hwbench_mlflow.cli.signals import undisturbed
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import BenchmarkFailed, Interrupted, StoreError
 from hwbench_mlflow.model import AvailabilityStatus, FailureCategory, Platform, RunRequest
 from hwbench_mlflow.probing import probe_isolated
 from hwbench_mlflow.runner import Measured
+from hwbench_mlflow.spool import Spool
 from hwbench_mlflow.tracking import Store
 from tests.commands import only, said
 from tests.honest import honest
@@ -198,7 +201,7 @@ def test_under_mlflow_run_the_run_ends_failed_with_that_line(
 
 def test_an_unknown_command_lists_the_commands_and_none_shows_the_help(call: Call) -> None:
     assert call("rum")[0] == 2
-    assert "Commands: run, devices, verify" in only(said(call("rum")[2]))
+    assert "Commands: run, batch, devices, verify" in only(said(call("rum")[2]))
     assert "Usage: " in "".join(call()[1:])
 
 
@@ -259,7 +262,7 @@ def test_a_failure_of_one_batch_size_leaves_the_others_their_runs(
     monkeypatch.setattr(runner, "run", run)
     code, out, err = call(*BASE, "--batch-size", "1,8,2")
     assert code == 1
-    assert only(said(err)) == "hwbench: out of memory"
+    assert only(said(err)).startswith("hwbench: out of memory")
     assert out.count("verdict     verified") == 2
     by_name = {run.info.run_name: run.info.status for run in runs(store_uri)}
     assert by_name == {
@@ -268,40 +271,52 @@ def test_a_failure_of_one_batch_size_leaves_the_others_their_runs(
     }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def empty_spool(isolated: Path) -> Iterator[Path]:
+    """The spool of this test's own, under the home that all share."""
+    folder = isolated / "spool"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def refuse_results(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def log_result(self: Store, run_id: str, *arguments: Any) -> None:
-        self.client.log_param(run_id, "hwbench.result_id", "half of it")
+    def log_result(self: Store, run_id: str, *arguments: Any, **settings: Any) -> None:
+        self.client.set_tag(run_id, "hwbench.model", "half of it")
         raise error
 
     monkeypatch.setattr(Store, "log_result", log_result)
 
 
-def test_a_result_that_cannot_be_logged_is_kept_in_a_file_and_the_run_does_not_stay_running(
-    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_result_that_the_store_refuses_waits_in_the_spool_and_is_delivered_once(
+    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         refuse_results(patched, StoreError("the disk is full"))
         code, out, err = call(*BASE, "--batch-size", "1,2")
-    kept = only([path.name for path in tmp_path.glob("hwbench-*.json")])
+    waiting = only(Spool().waiting())
     assert (code, out) == (1, "")
     line = only(said(err))
-    assert f"the disk is full; the result is kept in {kept}. When the store is back: hwbench push {kept}" in line
+    assert f"the disk is full; the result is kept in {Spool().folder}. " in line
+    assert "hwbench push --spool" in line
     assert len(quick) == 1, "no use in measuring what cannot be logged"
-    assert {run.info.status for run in runs(store_uri)} == {"FAILED"}
     assert all(run.data.metrics == {} for run in runs(store_uri))
-    code, out, _ = call("push", kept)
-    assert (code, out.endswith("(verified)\n")) == (0, True)
-    assert call("push", kept)[1].endswith("(already there)\n")
+    code, out, _ = call("push", "--spool")
+    assert (code, out.startswith(f"{waiting}: run ")) == (0, True)
+    statuses = {run.info.run_name: run.info.status for run in runs(store_uri)}
+    assert statuses == {"bert-tiny-cpu-fp32": "FAILED", "bert-tiny-cpu-fp32-b1": "FINISHED"}
+    assert call("push", "--spool")[:2] == (0, "")
+    assert Spool().waiting() == []
 
 
 def test_told_to_stop_while_a_result_is_logged_it_logs_it_whole_first(
-    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Store.log_result
 
-    def log_result(self: Store, *arguments: Any) -> Any:
+    def log_result(self: Store, *arguments: Any, **settings: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
-        return real(self, *arguments)
+        return real(self, *arguments, **settings)
 
     monkeypatch.setattr(Store, "log_result", log_result)
     code, _, err = call(*BASE, "--batch-size", "1,2")
@@ -309,22 +324,26 @@ def test_told_to_stop_while_a_result_is_logged_it_logs_it_whole_first(
     statuses = {run.info.run_name: run.info.status for run in runs(store_uri)}
     assert statuses == {"bert-tiny-cpu-fp32": "FAILED", "bert-tiny-cpu-fp32-b1": "FINISHED"}
     assert len(quick) == 1
-    assert list(tmp_path.glob("hwbench-*.json")) == []
+    assert Spool().waiting() == []
 
 
-def test_told_twice_while_a_result_is_logged_it_breaks_off_and_keeps_it_in_a_file(
-    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_told_twice_while_a_result_is_logged_it_breaks_off_and_the_next_run_delivers_it(
+    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def log_result(self: Store, *arguments: Any) -> None:
+    def log_result(self: Store, *arguments: Any, **settings: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr(Store, "log_result", log_result)
-    code, _, err = call(*BASE)
-    kept = only([path.name for path in tmp_path.glob("hwbench-*.json")])
-    assert (code, f"interrupted by SIGINT; the result is kept in {kept}" in only(said(err))) == (1, True)
-    assert [run.info.status for run in runs(store_uri)] == ["FAILED"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "log_result", log_result)
+        code, _, err = call(*BASE)
+    assert (code, only(said(err))) == (1, "hwbench: interrupted by SIGINT")
+    assert [run.info.status for run in runs(store_uri)] == ["RUNNING"]
+    assert len(Spool().waiting()) == 1
+    assert call(*BASE)[0] == 0
+    assert [run.info.status for run in runs(store_uri)] == ["FINISHED", "FINISHED"]
+    assert Spool().waiting() == []
 
 
 def test_told_to_stop_while_it_measures_the_run_is_killed_and_the_next_is_not_begun(

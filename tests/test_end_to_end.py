@@ -478,6 +478,8 @@ def test_a_store_that_goes_away_loses_nothing(tmp_path: Path, blank_store: Path,
     uri = f"http://127.0.0.1:{port}"
     work = tmp_path / "work"
     work.mkdir()
+    spool = Path(os.environ["HWBENCH_HOME"]) / "spool"
+    shutil.rmtree(spool, ignore_errors=True)
     with server(tmp_path, port) as running:
         # All of its processes are in one session; the backend ends the group, before anything is logged.
         env = environment(
@@ -485,22 +487,21 @@ def test_a_store_that_goes_away_loses_nothing(tmp_path: Path, blank_store: Path,
         )
         backend = f"tests.troubled:{troubled.StoreGoesAway.__name__}"
         done = hwbench("run", "--model", str(tiny_folder), *SMOKE, "--backend", backend, cwd=work, env=env)
-    kept = only_path(work.glob("hwbench-*.json"))
-    assert done.returncode == 1
-    line = only(said(done.stderr))
-    assert f"the result is kept in {kept.name}" in line
-    assert f"hwbench push {kept.name}" in line
+    assert done.returncode == 0, done.stderr
+    kept = only_path(path for path in spool.glob("*.json") if "place" not in path.name)
+    assert f"results wait in {kept.parent} (hwbench push --spool delivers them)" in done.stderr
+    assert "waits in the spool" in done.stdout
+    verdict = _verdict(kept)
 
     with server(tmp_path, port):
-        env = environment(MLFLOW_TRACKING_URI=uri)
-        first = hwbench("push", kept.name, "--json", cwd=work, env=env)
-        again = hwbench("push", kept.name, cwd=work, env=env)
+        env = environment()
+        first = hwbench("push", "--spool", "--json", cwd=work, env=env)
+        again = hwbench("push", "--spool", cwd=work, env=env)
         assert first.returncode == 0, first.stderr
-        (pushed,) = json.loads(first.stdout)["results"]
-        assert (pushed["pushed"], pushed["verdict"]) == (True, _verdict(kept))
-        assert again.stdout == f"{kept.name}: run {pushed['run_id']} (already there)\n"
-        held = hwbench("verify", pushed["run_id"], cwd=work, env=env)
-    assert held.stdout.startswith(f"{pushed['run_id']}: {_verdict(kept)}\n")
+        (pushed,) = json.loads(first.stdout)["delivered"]
+        assert (again.returncode, again.stdout) == (0, "")
+        held = hwbench("verify", pushed["run_id"], "--tracking-uri", uri, cwd=work, env=env)
+    assert held.stdout.startswith(f"{pushed['run_id']}: {verdict}\n")
     with_results = _search(f"sqlite:///{tmp_path / 'mlflow.db'}", "tags.`hwbench.role` = 'result'")
     assert [run.info.run_id for run in with_results] == [pushed["run_id"]]
 

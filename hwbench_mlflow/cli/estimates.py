@@ -136,7 +136,7 @@ class _Logged:
 
     def keep(self, name: str, parent: str | None, found: Estimate) -> None:
         """Sign and log."""
-        from hwbench_mlflow.cli.run import undisturbed
+        from hwbench_mlflow.cli.signals import undisturbed
         from hwbench_mlflow.documents import judge_estimate_run, seal_estimate
 
         files = seal_estimate(found, self.key)
@@ -147,19 +147,19 @@ class _Logged:
 
     def fail(self, name: str, parent: str | None, error: BenchmarkFailed, request: RunRequest) -> None:
         """A run without a number, with the reason."""
-        from hwbench_mlflow.cli.run import undisturbed
+        from hwbench_mlflow.cli.session import request_tags
+        from hwbench_mlflow.cli.signals import undisturbed
         from hwbench_mlflow.host import describe_host
         from hwbench_mlflow.tracking import failure_of
 
         with undisturbed():
-            run_id = self.begin(name, parent)
-            self.store().log_request(run_id, request)
+            run_id = self.store().start(name, parent=parent, tags=request_tags(request))
             self.store().fail(run_id, failure_of(error, error.category, request, describe_host()))
 
     def end_parent(self, parent: str | None, wanted: int) -> None:
         """End the run that holds a run for each batch size."""
         if parent is not None:
-            self.store().end_parent(parent, [run for run, _ in self.done], wanted - len(self.done))
+            self.store().end_parent(parent, wanted, wanted - len(self.done))
 
 
 def _print(done: list[tuple[str, EstimateJudgement]], *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("hwbench_mlflow.cli.run:run", "Measure a model on a platform, as an MLflow run."),
+    "batch": ("hwbench_mlflow.cli.batch:batch", "Measure a matrix of models, platforms and configurations."),
     "devices": ("hwbench_mlflow.cli.devices:devices", "What hardware is there, and was it made to compute?"),
     "verify": ("hwbench_mlflow.cli.verify:verify", "Recompute a run's verdict from its evidence."),
     "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "query": ("hwbench_mlflow.cli.query:query", "SQL over what is published, or over the warehouse."),
     "roofline": ("hwbench_mlflow.cli.roofline:roofline", "A device's measured peak and bandwidth, as an MLflow run."),
     "simulate": ("hwbench_mlflow.cli.simulate:simulate", "Datasheets for estimates, and how good estimates are."),
+    "doctor": ("hwbench_mlflow.cli.doctor:doctor", "What is wrong with this set-up, and what to do."),
     "keys": ("hwbench_mlflow.cli.keys:keys", "Signing keys: show, make, export, trust, revoke."),
 }
 """Name -> where the command is, and its line in the help (kept here so that help imports none)."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hwbench_mlflow.cli.run import POSITIVE, OrEmpty, interruptible, undisturbed
+from hwbench_mlflow.cli.run import POSITIVE, OrEmpty
+from hwbench_mlflow.cli.signals import interruptible, undisturbed
 from hwbench_mlflow.model import Platform, Precision
 
 if TYPE_CHECKING:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -28,13 +23,6 @@ from hwbench_mlflow.model import (
     Workload,
 )
 from hwbench_mlflow.scenarios import DEFAULT_PERCENTILE, DEFAULT_QUERY_SIZE, SERVER_PERCENTILES
-
-if TYPE_CHECKING:
-    from hwbench_mlflow.attest import Keyring, SigningKey
-    from hwbench_mlflow.cli.progress import TerminalProgress
-    from hwbench_mlflow.errors import HwbenchError
-    from hwbench_mlflow.model import FailureCategory
-    from hwbench_mlflow.tracking import Store
 
 
 class BatchSizes(click.ParamType[tuple[int, ...]]):
@@ -87,7 +75,6 @@ class Bound(click.ParamType[float]):
         return bound
 
 
-WATCHED = (signal.SIGINT, signal.SIGTERM)
 POSITIVE = OrEmpty(click.IntRange(min=1))
 SECONDS = OrEmpty(click.FloatRange(min=0, min_open=True))
 BOUND = OrEmpty(Bound())
@@ -187,6 +174,8 @@ def run(**options: Any) -> None:
 
         estimate_runs(options)
         return
+    from hwbench_mlflow.cli.session import RunSession
+    from hwbench_mlflow.cli.signals import interruptible
     from hwbench_mlflow.keystore import load_keyring, signing_key
 
     use_browser(options["browser"])
@@ -196,7 +185,7 @@ def run(**options: Any) -> None:
     requests = [_request(options, size) for size in batch_sizes]
     key = signing_key()
     keyring = load_keyring()
-    session = _Session(
+    session = RunSession(
         tracking_uri=options["tracking_uri"], experiment=options["experiment"], out=out, key=key, keyring=keyring
     )
     with interruptible():
@@ -222,7 +211,7 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     from hwbench_mlflow.workloads.resolve import resolve
 
     scenario = Scenario(options["scenario"])
-    bound, percentile, streams = _load(options, scenario, batch_size)
+    bound, percentile, streams = scenario_load(options, scenario, batch_size)
     workload = Workload(
         model=options["model"],
         batch_size=batch_size,
@@ -256,7 +245,9 @@ def _request(options: dict[str, Any], batch_size: int) -> RunRequest:
     )
 
 
-def _load(options: dict[str, Any], scenario: Scenario, batch_size: int) -> tuple[float | None, int | None, int | None]:
+def scenario_load(
+    options: Mapping[str, Any], scenario: Scenario, batch_size: int
+) -> tuple[float | None, int | None, int | None]:
     """The server's bound and its percentile, and multistream's query size; None where the scenario has none."""
     from hwbench_mlflow.errors import UsageError
 
@@ -283,225 +274,3 @@ def _load(options: dict[str, Any], scenario: Scenario, batch_size: int) -> tuple
             remedy="Take --streams that is a multiple of --batch-size",
         )
     return None, None, size
-
-
-@dataclass(slots=True)
-class _Done:
-    """One finished configuration."""
-
-    run_id: str | None
-    file: str | None
-    files: dict[str, bytes]
-
-
-@dataclass(slots=True)
-class _Session:
-    """The configurations of one command, and where their results go."""
-
-    tracking_uri: str | None
-    experiment: str | None
-    out: Path | None
-    key: SigningKey
-    keyring: Keyring
-    done: list[_Done] = field(default_factory=list)
-    errors: list[HwbenchError] = field(default_factory=list)
-    _store: Store | None = None
-
-    def store(self) -> Store:
-        """The tracking store, imported and opened when it is first needed."""
-        if self._store is None:
-            from hwbench_mlflow.tracking import Store
-
-            self._store = Store(self.tracking_uri, self.experiment)
-        return self._store
-
-    def run_all(self, requests: list[RunRequest]) -> None:
-        """Measure each; a failure of one does not stop the others, except being told to stop."""
-        from hwbench_mlflow.cli.progress import TerminalProgress
-        from hwbench_mlflow.errors import StoreError
-
-        parent = None
-        with TerminalProgress() as progress:
-            try:
-                if len(requests) > 1:
-                    with undisturbed():
-                        parent = self.store().start(_name(requests[0], batch=False))
-                for request in requests:
-                    self._run_one(request, parent, progress)
-            except StoreError:
-                # It says where the result is kept: that the parent cannot be ended either is no news.
-                with contextlib.suppress(StoreError):
-                    self._end_parent(parent, len(requests))
-                raise
-            except BaseException:
-                self._end_parent(parent, len(requests))
-                raise
-            self._end_parent(parent, len(requests))
-
-    def _end_parent(self, parent: str | None, configurations: int) -> None:
-        if parent is not None:
-            children = [done.run_id for done in self.done if done.run_id] + ["failed"] * len(self.errors)
-            with undisturbed():
-                self.store().end_parent(parent, children, configurations - len(self.done))
-
-    def _run_one(self, request: RunRequest, parent: str | None, progress: TerminalProgress) -> None:
-        from hwbench_mlflow import evidence, runner
-        from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, Interrupted, UsageError
-        from hwbench_mlflow.model import FailureCategory
-
-        run_id: str | None = None
-
-        def prepare() -> None:
-            nonlocal run_id
-            if self.out is None and run_id is None:
-                store = self.store()
-                with undisturbed():
-                    run_id = store.start(_name(request), parent=parent)
-                    store.log_request(run_id, request)
-
-        try:
-            measured = runner.run(request, progress, prepare)
-        except HardwareUnavailable as error:
-            prepare()
-            self._fail(run_id, error, FailureCategory(error.availability.status.lower()), request)
-        except BenchmarkFailed as error:
-            prepare()
-            self._fail(run_id, error, error.category, request)
-            if isinstance(error, Interrupted):
-                raise
-        except UsageError as error:
-            prepare()
-            self._fail(run_id, error, FailureCategory.USAGE, request)
-        else:
-            progress.stage("signing and logging")
-            self._keep(run_id, evidence.seal(measured.result, measured.samples, self.key), measured.result.result_id)
-
-    def _fail(self, run_id: str | None, error: HwbenchError, category: FailureCategory, request: RunRequest) -> None:
-        from hwbench_mlflow.errors import Interrupted
-        from hwbench_mlflow.host import describe_host
-        from hwbench_mlflow.remedies import suggested
-
-        error.remedy = suggested(category, error.remedy)
-        self.errors.append(error)
-        if run_id is not None:
-            from hwbench_mlflow.tracking import failure_of
-
-            failure = failure_of(error, category, request, describe_host())
-            with undisturbed():
-                self.store().fail(run_id, failure, killed=isinstance(error, Interrupted))
-
-    def _keep(self, run_id: str | None, files: dict[str, bytes], result_id: str) -> None:
-        """Log a result. Where the store went away meanwhile, it is written to a file: nothing is lost."""
-        from hwbench_mlflow.bundle import write_bundle
-        from hwbench_mlflow.errors import Interrupted, StoreError
-        from hwbench_mlflow.model import FailureCategory
-
-        if run_id is None:
-            assert self.out is not None
-            write_bundle(self.out, files)
-            self.done.append(_Done(run_id=None, file=str(self.out), files=files))
-            return
-        from hwbench_mlflow.tracking import failure_of
-
-        try:
-            with undisturbed():
-                self.store().log_result(run_id, files, self.key, self.keyring)
-                self.done.append(_Done(run_id=run_id, file=None, files=files))
-        except (StoreError, Interrupted) as error:
-            if self.done and self.done[-1].run_id == run_id:  # told to stop, after it was logged
-                raise
-            path = Path(f"hwbench-{result_id}.json")
-            write_bundle(path, files)
-            kept = StoreError(
-                f"{error.args[0]}; the result is kept in {path}", remedy=f"When the store is back: hwbench push {path}"
-            )
-            # Mostly the store is away and cannot be told; where it can, the run should not stay RUNNING.
-            with contextlib.suppress(StoreError, Interrupted), undisturbed():
-                self.store().fail(run_id, failure_of(kept, FailureCategory.CRASH, None, None))
-            raise kept from error
-
-    def print_summary(self, *, as_json: bool) -> None:
-        """What was measured, on standard output."""
-        from hwbench_mlflow.cli.summary import summary_document, summary_text
-        from hwbench_mlflow.evidence import judge
-
-        judged = [(done.run_id, done.file, judge(done.files, None, self.keyring)) for done in self.done]
-        if as_json:
-            from hwbench_mlflow.codec import encode
-
-            click.echo(encode(summary_document(judged)).decode())
-            return
-        for run_id, file, judgement in judged:
-            click.echo(summary_text(run_id, file, judgement))
-
-    def exit(self) -> None:
-        """Exit by the worst that happened: an error's own code, or 3 for a contradicted result."""
-        from hwbench_mlflow.errors import ExitCode
-        from hwbench_mlflow.evidence import judge
-        from hwbench_mlflow.model import VerdictState
-
-        for error in self.errors:
-            click.echo(f"hwbench: {' '.join(str(error).split())}", err=True)
-        if self.errors:
-            sys.exit(int(max(error.exit_code for error in self.errors)))
-        verdicts = {judge(done.files, None, self.keyring).verdict.state for done in self.done}
-        if VerdictState.CONTRADICTED in verdicts:
-            sys.exit(int(ExitCode.REFUSED))
-
-
-def _name(request: RunRequest, *, batch: bool = True) -> str:
-    work = request.workload
-    parts = [Path(work.model).name or work.model, request.platform.value, work.precision.value]
-    if batch:
-        parts.append(f"b{work.batch_size}")
-    if work.phase is not Phase.FORWARD:
-        parts.append(work.phase.value)
-    if work.scenario is not Scenario.LATENCY:
-        parts.append(work.scenario.value)
-    return "-".join(parts)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn SIGTERM and Ctrl-C into an error that ends the run with a reason, once."""
-    from hwbench_mlflow.errors import Interrupted
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        for known in WATCHED:
-            signal.signal(known, signal.SIG_IGN)
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop) for number in WATCHED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Hold one SIGTERM or Ctrl-C back until the block is done: a run that is half written stays RUNNING for
-    ever. A second one breaks off, for a store that hangs."""
-    from hwbench_mlflow.errors import Interrupted
-
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        del frame
-        if held:
-            raise Interrupted(f"interrupted by {signal.Signals(number).name}")
-        held.append(number)
-
-    before = {number: signal.getsignal(number) for number in WATCHED}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # ignored once we are stopping already
-            signal.signal(number, hold)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if held:
-        signal.raise_signal(held[0])

@@ -23,6 +23,8 @@ def summary_text(run_id: str | None, file: str | None, judgement: Judgement) -> 
         lines += [_row("run", run_id)]
     if file is not None:
         lines += [_row("file", file)]
+    if run_id is None and file is None:
+        lines += [_row("run", "waits in the spool: hwbench push --spool delivers it")]
     return "\n".join(lines)
 
 

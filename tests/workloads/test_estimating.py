@@ -34,7 +34,8 @@ def test_the_counts_are_those_of_a_result(tiny_folder: Path) -> None:
 def test_operators_do_not_grow_with_the_batch_and_activations_do(tiny_folder: Path) -> None:
     one, many = (
         # From 2: a batch of one needs no copies of transposed heads.
-        count_work(Workload(model=str(tiny_folder), batch_size=size, sequence_length=16))[2] for size in (2, 8)
+        count_work(Workload(model=str(tiny_folder), batch_size=size, sequence_length=16))[2]
+        for size in (2, 8)
     )
     assert one.operators == many.operators > 10
     assert many.activation_bytes == 4 * one.activation_bytes

@@ -1,0 +1,244 @@
+"""``hwbench doctor``: each check sees what is wrong and says what to do; one that crashes is never ok."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from hwbench_mlflow import host
+from hwbench_mlflow.cli import checks
+from hwbench_mlflow.cli import main as cli
+from hwbench_mlflow.cli.checks import Finding, Level, Setup, run_checks
+from hwbench_mlflow.host import process_alive, process_name
+from hwbench_mlflow.keystore import signing_key
+from hwbench_mlflow.spool import SPOOL_VERSION, ParentEnd, ParentPlace, Place, Spool
+from hwbench_mlflow.tracking import PROCESS_TAG, Store
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def setup(tmp_path: Path, store_uri: str) -> Setup:
+    return Setup(
+        tracking_uri=store_uri, db=tmp_path / "w.duckdb", published=tmp_path / "p.duckdb", stuck_hours=6, probe=False
+    )
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store_uri: str) -> Call:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hwbench", "doctor", "--no-probe", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def empty_spool(isolated: Path) -> Iterator[None]:
+    shutil.rmtree(isolated / "spool", ignore_errors=True)
+    yield
+    shutil.rmtree(isolated / "spool", ignore_errors=True)
+
+
+def levels(name: str, setup: Setup) -> list[Level]:
+    return [finding.level for finding in run_checks(setup, {name: checks.CHECKS[name]})]
+
+
+def test_a_check_that_crashes_or_says_nothing_is_unknown_and_shown(setup: Setup) -> None:
+    def crash(setup: Setup) -> Iterator[Finding]:
+        yield Finding(check="a", level=Level.OK, seen="fine so far")
+        raise ZeroDivisionError("a\nb")
+
+    def silent(setup: Setup) -> Iterator[Finding]:
+        yield from ()
+
+    crashed, nothing = run_checks(setup, {"a": crash, "b": silent})
+    assert (crashed.level, crashed.seen) == (Level.UNKNOWN, "the check failed: ZeroDivisionError: a b")
+    assert nothing.level is Level.UNKNOWN
+
+
+def test_a_package_outside_its_range_is_a_problem(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    monkeypatch.setattr(metadata, "requires", lambda name: ["click>=8", "absent-package>=1; extra == 'web'"])
+    assert levels("versions", setup) == [Level.OK]
+    monkeypatch.setattr(metadata, "requires", lambda name: ["click>=99", "no-such-package>=1"])
+    (found,) = run_checks(setup, {"versions": checks.versions})
+    assert found.level is Level.PROBLEM
+    assert "click" in found.seen
+    assert "no-such-package is not installed" in found.seen
+
+
+def test_a_store_that_is_none_is_a_problem_and_a_stale_folder_is_a_trap(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert levels("store", setup) == [Level.OK]
+    bad = tmp_path / "bad.db"
+    bad.write_bytes(b"no database" * 100)
+    broken = Setup(tracking_uri=f"sqlite:///{bad}", db=bad, published=bad, stuck_hours=6, probe=False)
+    assert levels("store", broken) == [Level.PROBLEM]
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (found,) = run_checks(
+        Setup(tracking_uri=None, db=bad, published=bad, stuck_hours=6, probe=False), {"store": checks.store}
+    )
+    assert (found.level, "mlruns" in found.seen) == (Level.PROBLEM, True)
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    assert checks._without_password("postgresql://me:se@cret@db/x") == "postgresql://me@db/x"
+    assert checks._without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_runs_of_dead_processes_are_found_and_ended_and_no_others(call: Call, setup: Setup, store_uri: str) -> None:
+    store = Store(store_uri)
+    assert levels("runs", setup) == [Level.OK]
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    name = process_name(child.pid)
+    dead, mine, elsewhere, foreign, queued = (
+        store.start(n) for n in ("dead", "mine", "elsewhere", "foreign", "queued")
+    )
+    for run_id in (dead, queued):
+        store.client.set_tag(run_id, PROCESS_TAG, name)
+    store.client.set_tag(elsewhere, PROCESS_TAG, "another:boot:1:1")
+    store.client.set_tag(foreign, "mlflow.source.name", "train.py")
+    assert levels("runs", setup) == [Level.OK]
+    child.kill()
+    child.wait()
+    parent = ParentPlace(attempt="a" * 32, name="p", started_ms=1, run_id="f" * 32)
+    place = Place(
+        spool_version=SPOOL_VERSION, attempt="b" * 32, tracking_uri=store_uri, experiment=None, name="x", started_ms=1,
+        run_id=queued, parent=parent,
+    )  # fmt: skip
+    Spool().put_end(place, ParentEnd(configurations=1, failed=1))  # it cannot be delivered: there is no such parent
+    (found,) = run_checks(setup, {"runs": checks.stuck})
+    assert (found.level, dead in found.seen, mine in found.seen) == (Level.PROBLEM, True, False)
+    code, out, _ = call("--json")
+    assert (code, json.loads(out)["ended"]) == (1, [])
+    code, out, err = call("--json", "--fix")
+    assert json.loads(out)["ended"] == [dead]
+    statuses = {run_id: store.client.get_run(run_id).info.status for run_id in (dead, mine, elsewhere, foreign, queued)}
+    assert statuses == dict.fromkeys((mine, elsewhere, foreign, queued), "RUNNING") | {dead: "KILLED"}
+    assert "stays in" in err
+
+
+def test_runs_that_are_running_for_long_are_told_and_left(setup: Setup, store_uri: str) -> None:
+    Store(store_uri).start("old", start_ms=1)
+    assert levels("runs", setup) == [Level.WARNING]
+
+
+def test_a_process_is_known_by_more_than_its_pid() -> None:
+    mine = process_name()
+    assert process_alive(mine) is True
+    machine, boot, pid, started = mine.split(":")
+    assert process_alive(f"{machine}:{boot}:{pid}:{int(started) - 60_000}") is False
+    assert process_alive(f"{machine}:other:{pid}:{started}") is False
+    assert process_alive(f"elsewhere:{boot}:{pid}:{started}") is None
+    assert process_alive("") is None
+
+
+def test_a_key_that_others_can_read_is_a_problem(setup: Setup, isolated: Path) -> None:
+    signing_key()
+    assert levels("keys", setup) == [Level.OK]
+    path = isolated / "signing_key.pem"
+    path.chmod(0o644)
+    try:
+        assert levels("keys", setup) == [Level.PROBLEM]
+    finally:
+        path.chmod(0o600)
+
+
+def test_a_clock_that_is_set_and_a_server_s_that_is_wrong_are_told(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert levels("clocks", setup) == [Level.OK]
+
+    class Answer:
+        headers = {"Date": "Wed, 01 Jan 2020 00:00:00 GMT"}  # noqa: RUF012
+
+    monkeypatch.setattr(requests, "get", lambda *arguments, **settings: Answer())
+    server = Setup(tracking_uri="http://x", db=setup.db, published=setup.published, stuck_hours=6, probe=False)
+    assert levels("clocks", server) == [Level.OK, Level.PROBLEM]
+    Answer.headers = {}
+    assert levels("clocks", server) == [Level.OK, Level.UNKNOWN]
+    times = iter([100.0, 103.0])
+    monkeypatch.setattr(checks.time, "time", lambda: next(times))
+    assert levels("clocks", setup) == [Level.WARNING]
+
+
+def test_a_full_disk_and_a_busy_machine_are_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def room(free: int) -> Callable[[Any], Any]:
+        return lambda path: type("Usage", (), {"free": free})()
+
+    for free, level in ((10**12, Level.OK), (10**9, Level.WARNING), (10**6, Level.PROBLEM)):
+        monkeypatch.setattr(checks.shutil, "disk_usage", room(free))
+        assert set(levels("disk", setup)) == {level}
+    for load, level in ((0.0, Level.OK), (1000.0, Level.WARNING), (None, Level.UNKNOWN)):
+        monkeypatch.setattr(host, "load_average", lambda load=load: load)
+        assert levels("processor", setup)[-1] is level
+
+
+def test_a_governor_turbo_and_smt_that_are_not_told_are_unknown(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cpu_governor", "cpu_turbo", "cpu_smt"):
+        monkeypatch.setattr(host, name, lambda: None)
+    assert levels("processor", setup)[:3] == [Level.UNKNOWN] * 3
+    monkeypatch.setattr(host, "cpu_governor", lambda: "powersave")
+    assert levels("processor", setup)[0] is Level.WARNING
+    monkeypatch.setattr(host, "cpu_governor", lambda: "performance")
+    assert levels("processor", setup)[0] is Level.OK
+
+
+def test_a_warehouse_or_a_published_file_that_is_none_is_a_problem(setup: Setup) -> None:
+    assert levels("warehouse", setup) + levels("published", setup) == [Level.OK, Level.OK]
+    for path in (setup.db, setup.published):
+        path.write_bytes(b"no database" * 1000)
+    assert levels("warehouse", setup) + levels("published", setup) == [Level.PROBLEM, Level.PROBLEM]
+
+
+def test_no_platform_is_called_ok_that_was_not_probed(setup: Setup) -> None:
+    assert levels("platforms", setup) == [Level.UNKNOWN]
+
+
+def test_locks_that_others_can_take_are_told(setup: Setup, isolated: Path) -> None:
+    assert levels("locks", setup) == [Level.OK]
+    folder = isolated / "locks"
+    folder.chmod(0o777)
+    try:
+        assert levels("locks", setup) == [Level.WARNING]
+    finally:
+        folder.chmod(0o755)
+
+
+def test_the_whole_is_a_table_or_one_object_and_exits_by_the_worst(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert psutil.pid_exists(1)
+    fine = {"a": checks.spool}
+    monkeypatch.setattr(checks, "CHECKS", fine)
+    code, out, _ = call()
+    assert (code, out) == (0, "ok       spool  nothing waits to be delivered\n")
+    document = json.loads(call("--json")[1])
+    assert document == {
+        "schema_version": 1,
+        "checks": [{"check": "spool", "level": "ok", "seen": "nothing waits to be delivered", "remedy": None}],
+        "ended": [],
+    }
+
+    def bad(setup: Setup) -> Iterator[Finding]:
+        yield Finding(check="b", level=Level.PROBLEM, seen="it is wrong", remedy="Mend it")
+
+    monkeypatch.setattr(checks, "CHECKS", {**fine, "b": bad})
+    code, out, _ = call()
+    assert (code, "-> Mend it" in out) == (1, True)
