@@ -4,7 +4,7 @@ Pure. JSON with sorted keys and no spaces; the same value always gives the same 
 be taken of them. Decoding is strict: bytes that would not be written back identically (an unknown
 field, a duplicate key, a changed number format) are :class:`CorruptEvidence`.
 
-``result.json`` / ``samples.json`` history: schema 1 is the first.
+The history of ``result.json`` and ``samples.json`` is beside :data:`.model.SCHEMA_VERSION`.
 """
 
 from __future__ import annotations

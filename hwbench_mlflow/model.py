@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SCHEMA_VERSION = 1
-"""Version of ``result.json`` and ``samples.json``. History: 1 = the first."""
+SCHEMA_VERSION = 2
+"""Version of ``result.json``, ``samples.json`` and what lies beside them. History: 1 = the first; 2 = scenarios server
+and multistream, phases of writing, audio, int8, pinned cores. A canonical form has every field: a new one is a new
+version."""
 
 
 class Platform(StrEnum):

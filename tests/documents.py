@@ -23,7 +23,7 @@ from hwbench_mlflow.estimate import ESTIMATE_ROLE, Estimate, EstimatedModel, Wor
 from hwbench_mlflow.estimator import made
 from hwbench_mlflow.evidence import BINDING_FILE, RunIndex
 from hwbench_mlflow.keystore import load_keyring
-from hwbench_mlflow.model import Device, Platform, Precision, Workload
+from hwbench_mlflow.model import SCHEMA_VERSION, Device, Platform, Precision, Workload
 from hwbench_mlflow.roofline import ROOFLINE_ROLE, Products, Roofline, Stream, index_of_roofline, judge_roofline
 from hwbench_mlflow.warehouse.results import JUDGED
 from tests.honest import honest
@@ -56,7 +56,7 @@ def roofline(seed: int = 0, device: Device | None = None) -> Roofline:
     device = device or result.device
     probe = replace(result.availability, devices=(device,), probe_id="ab" * 16)
     return Roofline(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         roofline_id=sha256(f"roofline {seed}".encode())[:32],
         hwbench_version="0.1.0",
         started_at=result.started_at,

@@ -16,6 +16,7 @@ from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.model import (
     DEFAULT_PRECISION,
     PROFILES,
+    SCHEMA_VERSION,
     Availability,
     AvailabilityStatus,
     BenchmarkResult,
@@ -116,7 +117,7 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
     precision = DEFAULT_PRECISION.get(platform, Precision.FP32)
     workload = Workload(model="bert-tiny", sequence_length=128, precision=precision)
     samples = SampleSet(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         result_id="ab" * 16,
         workers=(WorkerSamples(index=0, warmup_ns=(12 * MS,) * 9, samples_ns=SAMPLES),),
     )
@@ -137,7 +138,7 @@ def honest(platform: Platform = Platform.CPU) -> tuple[BenchmarkResult, SampleSe
         ),
     )  # fmt: skip
     result = BenchmarkResult(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         result_id=samples.result_id,
         hwbench_version="0.1.0",
         started_at="2026-11-01T10:00:00+00:00",

@@ -20,7 +20,7 @@ from hwbench_mlflow.errors import CorruptEvidence, UsageError
 from hwbench_mlflow.evidence import RunIndex, bind, judge, seal
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.keystore import load_keyring, revoke, signing_key
-from hwbench_mlflow.model import VerdictState
+from hwbench_mlflow.model import SCHEMA_VERSION, VerdictState
 from tests.honest import honest
 
 RUN_ID = "f" * 32
@@ -257,7 +257,7 @@ def test_a_bundle_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: d.replace(b'"schema_version":1', b'"schema_version":2'),
+        lambda d: d.replace(b'"schema_version":%d' % SCHEMA_VERSION, b'"schema_version":%d' % (SCHEMA_VERSION + 1)),
         lambda d: d.replace(b'"result_id"', b'"extra":1,"result_id"', 1),
         lambda d: d + b" ",
         lambda d: d.replace(b'"is_simulated":false', b'"is_simulated":null'),

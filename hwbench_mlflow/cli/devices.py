@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from hwbench_mlflow.model import SCHEMA_VERSION, Availability, HostInfo, Platform
+from hwbench_mlflow.model import Availability, HostInfo, Platform
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STDOUT = Path("-")
 _PATH = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+
+
+SCHEMA_VERSION = 1
+"""Of the object of ``--json``."""
 
 
 @click.command("devices")

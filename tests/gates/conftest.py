@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from hwbench_mlflow.keystore import load_keyring
-from hwbench_mlflow.model import BenchmarkResult, Failure, FailureCategory, Platform, SampleSet
+from hwbench_mlflow.model import SCHEMA_VERSION, BenchmarkResult, Failure, FailureCategory, Platform, SampleSet
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.star import Star
 from hwbench_mlflow.warehouse.sync import sync
@@ -54,7 +54,8 @@ def synced(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple
     lab.log.fail(
         run,
         Failure(
-            schema_version=1, category=FailureCategory.NO_DRIVER, reason="no driver <script>alert(1)</script>",
+            schema_version=SCHEMA_VERSION, category=FailureCategory.NO_DRIVER,
+            reason="no driver <script>alert(1)</script>",
             remedy=None, request=absent, availability=found, host=honest()[0].host,
         ),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from hwbench_mlflow.cli.gate import gate
 from hwbench_mlflow.cli.report import report
 from hwbench_mlflow.keystore import load_keyring
-from hwbench_mlflow.model import Failure, FailureCategory, Platform
+from hwbench_mlflow.model import SCHEMA_VERSION, Failure, FailureCategory, Platform
 from hwbench_mlflow.warehouse.readers.sqlite import SqliteReader
 from hwbench_mlflow.warehouse.star import Star
 from hwbench_mlflow.warehouse.sync import sync
@@ -48,7 +48,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[L
     lab.log.fail(
         lab.log.start("failed"),
         Failure(
-            schema_version=1, category=FailureCategory.NO_DRIVER, reason=FAILURE, remedy=None, request=absent,
+            schema_version=SCHEMA_VERSION, category=FailureCategory.NO_DRIVER,
+            reason=FAILURE, remedy=None, request=absent,
             availability=found, host=honest()[0].host,
         ),
     )  # fmt: skip

@@ -19,6 +19,7 @@ from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.keystore import load_keyring, revoke, signing_key, trust
 from hwbench_mlflow.metrics import METRICS
 from hwbench_mlflow.model import (
+    SCHEMA_VERSION,
     Availability,
     AvailabilityStatus,
     BenchmarkResult,
@@ -518,7 +519,7 @@ def test_every_probe_is_logged(lab: Lab, db: Path) -> None:
     devices = lab.log.log_devices([result.availability, none], result.host)
     failed = lab.log.start("failing")
     failure = Failure(
-        schema_version=1, category=FailureCategory.NO_DEVICE, reason="nothing there", remedy="buy one",
+        schema_version=SCHEMA_VERSION, category=FailureCategory.NO_DEVICE, reason="nothing there", remedy="buy one",
         request=replace(result.request, platform=Platform.CUDA), availability=none, host=result.host,
     )  # fmt: skip
     lab.log.fail(failed, failure)
