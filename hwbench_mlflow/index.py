@@ -35,7 +35,7 @@ TAGS = frozenset(
         "hardware", "hardware_available", "availability_verified", "is_simulated", VERDICT_TAG, "model",
         *(f"hwbench.{name}" for name in (
             "role", "result_id", "schema_version", "device_name", "precision", "scenario", "profile", "ranked",
-            "weights", "host", "stable", "reasons",
+            "weights", "host", "stable", "reasons", "phase",
         )),
     }
 ) | OPTIONAL_TAGS  # fmt: skip

@@ -259,7 +259,8 @@ def _labels(connection: DuckDBPyConnection) -> None:
     connection.execute(
         f"""INSERT INTO pub.labels
             SELECT run_uuid, key, value FROM mlflow.tags SEMI JOIN ({published}) p ON p.run_id = run_uuid
-            WHERE NOT starts_with(key, 'mlflow.') AND key NOT IN (SELECT unnest(?::VARCHAR[]))
+            WHERE NOT starts_with(key, 'mlflow.') AND NOT starts_with(key, 'hwbench.')
+              AND key NOT IN (SELECT unnest(?::VARCHAR[]))
               AND len(value) <= {LABEL_CHARACTERS}
             ORDER BY run_uuid, key""",
         [sorted(TAGS)],
