@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -36,22 +35,6 @@ if TYPE_CHECKING:
 
 Call = Callable[..., tuple[int, str, str]]
 BASE = ("run", "--model", "bert-tiny", "--hardware", "cpu", "--profile", "smoke")
-
-
-class _SignalStack(ctypes.Structure):
-    """``stack_t`` of Linux."""
-
-    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def sound_signal_stack() -> None:
-    """OpenVINO's ``compile_model`` (2026.4.1) registers an alternate signal stack and frees its memory: where an
-    earlier test ran it in this process, the next signal that Python handles is a segmentation fault. hwbench's own
-    parent process never loads OpenVINO."""
-    if sys.platform == "linux":
-        disabled = _SignalStack(flags=2)  # SS_DISABLE
-        assert ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None) == 0
 
 
 @pytest.fixture

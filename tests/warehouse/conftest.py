@@ -42,9 +42,18 @@ def collect_garbage(uri: str, tracking_uri: str | None = None) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing MLflow's command line warns of its own affairs
+        import mlflow
         from mlflow.cli import gc as command
 
-        outcome = CliRunner().invoke(command, ["--backend-store-uri", uri, "--tracking-uri", tracking_uri or uri])
+        # The command sets the store of the whole process, and of its environment: later tests have their own.
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        try:
+            outcome = CliRunner().invoke(command, ["--backend-store-uri", uri, "--tracking-uri", tracking_uri or uri])
+        finally:
+            mlflow.set_tracking_uri(None)
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
     assert outcome.exit_code == 0, outcome.output
 
 
