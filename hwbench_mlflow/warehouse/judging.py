@@ -9,6 +9,7 @@ the same function of the same bytes; a process that dies is an error, never a ga
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 import os
@@ -262,8 +263,12 @@ def main() -> None:
     if setup is None:
         return
     terms = _read_terms(setup)
+    # Rows are trees: looking for cycles among a thousand runs' of them, again and again, took a tenth of the time.
+    gc.freeze()
+    gc.disable()
     while (data := _receive(source)) is not None:
         _send(sink, _write_tables(judged(_from_ipc(data), terms), terms))
+        gc.collect()
 
 
 def _write_tables(rows: Sequence[tuple[Case, Rows]], terms: Terms) -> bytes:
