@@ -134,7 +134,7 @@ def output_error(check: OutputCheck) -> float | None:
 
 
 def within_tolerance(check: OutputCheck, tolerance: float) -> bool:
-    """True only if :func:`output_error` is at most ``tolerance``, said in a tenth of its time where that is easy to see.
+    """True only if :func:`output_error` is at most ``tolerance``, said sooner where that is easy to see.
 
     The largest difference is at most the differences' Euclidean norm, and :func:`math.dist` takes norms in one call.
     False says nothing: near the tolerance, and for numbers that may not be finite or whose squares leave the range of a

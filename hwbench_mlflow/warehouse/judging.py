@@ -230,20 +230,22 @@ class Judges:
 
 
 class Here:
-    """Nobody else: whoever asked judges the work that comes back."""
+    """Nobody else: this process judges."""
 
-    @staticmethod
-    def judge(works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, None]]:
-        """Each work, with nothing made of it."""
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+
+    def judge(self, works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, dict[str, pa.Table] | None]]:
+        """Each work with its tables, in order; None where a value fits no column."""
         for work in works:
-            yield work, None
+            yield work, _tables(judged(work, self._terms), self._terms)
 
 
 @contextlib.contextmanager
 def judges(terms: Terms, runs: int) -> Iterator[Judges | Here]:
     """Who judges that many runs: other processes where they pay."""
     if runs < POOL_RUNS or processes() < 2:
-        yield Here()
+        yield Here(terms)
         return
     with Judges(terms) as several:
         yield several
@@ -271,15 +273,19 @@ def main() -> None:
         gc.collect()
 
 
-def _write_tables(rows: Sequence[tuple[Case, Rows]], terms: Terms) -> bytes:
-    """Nothing where a value fits no column: the parent finds out whose it is."""
+def _tables(rows: Sequence[tuple[Case, Rows]], terms: Terms) -> dict[str, pa.Table] | None:
+    """None where a value fits no column: who inserts the rows finds out whose it is."""
     import pyarrow as pa
 
     try:
-        tables = tables_of([one for _, one in rows], terms.schemas)
+        return tables_of([one for _, one in rows], terms.schemas)
     except (pa.ArrowException, OverflowError):
-        return b""
-    return msgspec.msgpack.encode({name: _to_ipc(table) for name, table in tables.items()})
+        return None
+
+
+def _write_tables(rows: Sequence[tuple[Case, Rows]], terms: Terms) -> bytes:
+    tables = _tables(rows, terms)
+    return b"" if tables is None else msgspec.msgpack.encode({name: _to_ipc(table) for name, table in tables.items()})
 
 
 def _read_tables(data: bytes) -> dict[str, pa.Table] | None:
