@@ -107,6 +107,14 @@ def loose(remembered: Path, synced: tuple[Lab, Path]) -> Iterator[Loose]:
         yield connection, known, lab.runs[0], digest(connection, known, lab.runs[0])
 
 
+LACKED = {
+    "verdict_findings": "INSERT INTO verdict_findings VALUES (?, 0, 'r', 'unverified', 'x')",
+    "estimates": "INSERT INTO estimates (run_id) VALUES (?)",
+    "rooflines": "INSERT INTO rooflines (run_id) VALUES (?)",
+}
+"""A verified result has no row in these."""
+
+
 def digest(connection: duckdb.DuckDBPyConnection, known: Memory, run_id: str) -> str:
     [(_, mac)] = known.macs(connection, [run_id])
     return mac
@@ -119,11 +127,8 @@ def test_an_edit_of_any_column_breaks_the_digest(table: str, column: str, kind: 
     value = f"(SELECT {key} FROM performance_results WHERE run_id = ?)" if table in SHARED else "?"
     connection.execute("BEGIN")
     try:
-        if table == "verdict_findings":  # a verified run has none
-            connection.execute("INSERT INTO verdict_findings VALUES (?, 0, 'r', 'unverified', 'x')", [run_id])
-            before = digest(connection, known, run_id)
-        elif table in {"estimates", "rooflines"}:  # nor is it either
-            connection.execute(f"INSERT INTO {table} (run_id) VALUES (?)", [run_id])
+        if table in LACKED:
+            connection.execute(LACKED[table], [run_id])
             before = digest(connection, known, run_id)
         to = CHANGED[kind].format(c=column)
         edited = f"UPDATE {table} SET {column} = {to} WHERE {key} = {value} RETURNING 1"
@@ -141,8 +146,8 @@ def test_a_row_more_and_a_row_less_break_the_digest(table: str, loose: Loose) ->
     for sql in (f"INSERT INTO {table} FROM {table} WHERE {mine} LIMIT 1", f"DELETE FROM {table} WHERE {mine}"):
         connection.execute("BEGIN")
         try:
-            if table == "verdict_findings":
-                connection.execute("INSERT INTO verdict_findings VALUES (?, 0, 'r', 'unverified', 'x')", [run_id])
+            if table in LACKED:
+                connection.execute(LACKED[table], [run_id])
                 before = digest(connection, known, run_id)
             connection.execute(sql, [run_id])
             assert digest(connection, known, run_id) != before
