@@ -93,6 +93,8 @@ def impossible(result: BenchmarkResult) -> tuple[Finding, ...]:
 
     Each rule and the index may then divide by these numbers.
     """
+    if result.workload.batch_size > 0 and result.model.min_bytes > 0 and all(map(_counts, result.workers)):
+        return ()
     counts = {
         "batch size": [result.workload.batch_size],
         "number of bytes": [result.model.min_bytes],
@@ -107,6 +109,17 @@ def impossible(result: BenchmarkResult) -> tuple[Finding, ...]:
         Finding(rule="shape", effect=CONTRADICTED, reason=f"a {what} of {bad[0]} is none")
         for what, values in counts.items()
         if (bad := [value for value in values if value <= 0])
+    )
+
+
+def _counts(worker: WorkerRecord) -> bool:
+    """Whether each number of a worker that :func:`impossible` names is positive."""
+    return (
+        worker.facts.threads > 0
+        and worker.runs_per_sample > 0
+        and worker.window_ns > 0
+        and worker.witness.wall_ns > 0
+        and all(point.median_ns > 0 and point.batch_size > 0 for point in worker.scaling)
     )
 
 
@@ -141,11 +154,14 @@ def within_tolerance(check: OutputCheck, tolerance: float) -> bool:
     float, :func:`output_error` decides.
     """
     found, asked = check.observed, check.reference
-    if not asked or len(found) != len(asked) or not math.isfinite(sum(asked)) or not math.isfinite(sum(found)):
+    if not asked or len(found) != len(asked):
+        return False
+    off = math.dist(found, asked)
+    if not off < _LARGEST_SPREAD:  # also where any number is not finite
         return False
     mean = math.fsum(asked) / len(asked)
     spread = math.dist(asked, (mean,) * len(asked)) / math.sqrt(len(asked))
-    return _SMALLEST_SPREAD < spread < _LARGEST_SPREAD and math.dist(found, asked) <= _NORM_MARGIN * tolerance * spread
+    return _SMALLEST_SPREAD < spread < _LARGEST_SPREAD and off <= _NORM_MARGIN * tolerance * spread
 
 
 _SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-100, 1e100

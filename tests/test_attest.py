@@ -421,8 +421,12 @@ def _number(data: bytes) -> bytes:
 
 
 def _another_order(data: bytes) -> bytes:
-    value = json.loads(data)
-    return json.dumps(dict(reversed(value.items())), separators=(",", ":")).encode()
+    try:
+        value = json.loads(data)
+    except ValueError:  # another edit came first
+        return data
+    items = reversed(value.items()) if isinstance(value, dict) else ()
+    return json.dumps(dict(items), separators=(",", ":")).encode()
 
 
 def _subject_twice(data: bytes) -> bytes:

@@ -104,7 +104,14 @@ def _entries(work: pa.Table, name: str) -> list[list[tuple[Any, ...]]]:
 
 
 def _objects(array: pa.Array) -> list[Any]:
-    values: list[Any] = array.to_numpy(zero_copy_only=False).tolist()
+    import pyarrow as pa
+
+    if pa.types.is_string(array.type):  # a thousand runs say the same few names: each becomes one object
+        words = array.dictionary_encode(null_encoding="encode")
+        array = words.dictionary.to_numpy(zero_copy_only=False)[words.indices.to_numpy()]
+    else:
+        array = array.to_numpy(zero_copy_only=False)
+    values: list[Any] = array.tolist()
     return values
 
 
