@@ -428,8 +428,8 @@ def version(number: int) -> Callable[[Path], None]:
         (overwrite("result.json", b"{}"), "corrupt", "contradicted", "not a BenchmarkResult"),
         (overwrite("samples.json", b"garbage"), "read", "contradicted", "samples.json"),
         (overwrite("attestation.dsse.json", b"garbage"), "read", "unverified", "corrupt"),
-        (version(0), "other_version", None, "schema version 0; this hwbench reads version 1"),
-        (version(2), "other_version", None, "schema version 2; this hwbench reads version 1"),
+        (version(0), "other_version", None, "schema version 0; this hwbench reads version 2"),
+        (version(1), "other_version", None, "schema version 1; this hwbench reads version 2"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
