@@ -213,7 +213,8 @@ def _indexed(case: _Case, run: RunIndex, expected: ResultIndex, measured: Verdic
 def _strings(
     what: str, expected: Mapping[str, str], found: Mapping[str, str], ours: frozenset[str]
 ) -> Iterator[tuple[VerdictState, str]]:
-    for name, value in expected.items():
+    wrong = () if expected.items() <= found.items() else expected.items()
+    for name, value in wrong:
         if name not in found:
             yield UNVERIFIED, f"{what} {name} is missing"
         elif found[name] != value:
@@ -226,7 +227,8 @@ def _strings(
 def _tags(
     expected: ResultIndex, found: Mapping[str, str], measured: Verdict | None
 ) -> Iterator[tuple[VerdictState, str]]:
-    tags = {name: value for name, value in expected.tags.items() if name != VERDICT_TAG}
+    tags = dict(expected.tags)
+    del tags[VERDICT_TAG]
     yield from _strings("tag", tags, found, OPTIONAL_TAGS)
     if "simulation_reason" in found and "simulation_reason" not in tags:
         yield CONTRADICTED, "tag simulation_reason is set on a result that is not simulated"

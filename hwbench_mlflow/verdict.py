@@ -93,6 +93,8 @@ def impossible(result: BenchmarkResult) -> tuple[Finding, ...]:
 
     Each rule and the index may then divide by these numbers.
     """
+    if result.workload.batch_size > 0 and result.model.min_bytes > 0 and all(map(_counts, result.workers)):
+        return ()
     counts = {
         "batch size": [result.workload.batch_size],
         "number of bytes": [result.model.min_bytes],
@@ -107,6 +109,17 @@ def impossible(result: BenchmarkResult) -> tuple[Finding, ...]:
         Finding(rule="shape", effect=CONTRADICTED, reason=f"a {what} of {bad[0]} is none")
         for what, values in counts.items()
         if (bad := [value for value in values if value <= 0])
+    )
+
+
+def _counts(worker: WorkerRecord) -> bool:
+    """Whether each number of a worker that :func:`impossible` names is positive."""
+    return (
+        worker.facts.threads > 0
+        and worker.runs_per_sample > 0
+        and worker.window_ns > 0
+        and worker.witness.wall_ns > 0
+        and all(point.median_ns > 0 and point.batch_size > 0 for point in worker.scaling)
     )
 
 
@@ -131,6 +144,29 @@ def output_error(check: OutputCheck) -> float | None:
         return None
     worst: float = max(map(abs, map(operator.sub, check.observed, check.reference)))
     return worst / spread
+
+
+def within_tolerance(check: OutputCheck, tolerance: float) -> bool:
+    """True only if :func:`output_error` is at most ``tolerance``, said sooner where that is easy to see.
+
+    The largest difference is at most the differences' Euclidean norm, and :func:`math.dist` takes norms in one call.
+    False says nothing: near the tolerance, and for numbers that may not be finite or whose squares leave the range of a
+    float, :func:`output_error` decides.
+    """
+    found, asked = check.observed, check.reference
+    if not asked or len(found) != len(asked):
+        return False
+    off = math.dist(found, asked)
+    if not off < _LARGEST_SPREAD:  # also where any number is not finite
+        return False
+    mean = math.fsum(asked) / len(asked)
+    spread = math.dist(asked, (mean,) * len(asked)) / math.sqrt(len(asked))
+    return _SMALLEST_SPREAD < spread < _LARGEST_SPREAD and off <= _NORM_MARGIN * tolerance * spread
+
+
+_SMALLEST_SPREAD, _LARGEST_SPREAD = 1e-100, 1e100
+_NORM_MARGIN = 1 - 1e-6
+"""Roundings of the two norms are ten orders smaller."""
 
 
 def _samples_whole(result: BenchmarkResult, samples: SampleSet) -> Iterator[Finding]:
@@ -267,7 +303,7 @@ def _phase_matches(
 ) -> Iterator[Finding]:
     if any((c.nonce == nonce) is not (phase == "timed") for c in checks):
         yield Finding(rule=rule, effect=CONTRADICTED, reason=f"phase {phase!r} answered another challenge")
-    errors = [output_error(c) for c in checks]
+    errors = [output_error(c) for c in checks if not within_tolerance(c, tolerance)]
     if any(e is None for e in errors):
         yield Finding(rule=rule, effect=UNVERIFIED, reason=f"outputs of phase {phase!r} cannot be compared")
     worst = max((e for e in errors if e is not None), default=0.0)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported, no __all__
 
+from hwbench_mlflow import attest
 from hwbench_mlflow.attest import (
     BINDING_PREDICATE,
     MAX_ENVELOPE_BYTES,
@@ -20,6 +21,7 @@ from hwbench_mlflow.attest import (
     RESULT_PREDICATE,
     Keyring,
     Revocation,
+    SignatureCheck,
     SigningKey,
     TrustedKey,
     check,
@@ -375,6 +377,126 @@ def test_what_is_not_one_public_ed25519_key_is_refused(name: str) -> None:
     data, reason = BAD_KEYS[name]
     with pytest.raises(UsageError, match=reason):
         parse_public_key(data, name="x")
+
+
+# --- The short way to read an envelope, beside the long one ---------------------------------------
+
+
+def _both_ways(envelope: bytes) -> tuple[SignatureCheck, SignatureCheck]:
+    """What :func:`check` says, and what it says where nothing is read the short way."""
+    short = check(envelope, RING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attest, "_plain", lambda *_: None)
+        return short, check(envelope, RING)
+
+
+def _key_twice(data: bytes) -> bytes:
+    return data.replace(b"{", b'{"predicateType":"x",', 1)
+
+
+def _key_twice_below(data: bytes) -> bytes:
+    return data.replace(b'"predicate":{', b'"predicate":{"result_id":"r-2",').replace(
+        b'"keyid":', b'"keyid":"","keyid":'
+    )
+
+
+def _escaped(data: bytes) -> bytes:
+    return data.replace(b"result.json", b"result\\u002ejson").replace(b"payloadType", b"payload\\u0054ype")
+
+
+def _solidus(data: bytes) -> bytes:
+    return data.replace(b"/", b"\\/", 1)
+
+
+def _more(data: bytes) -> bytes:
+    return data.replace(b"{", b'{"aa":1,', 1)
+
+
+def _more_below(data: bytes) -> bytes:
+    return data.replace(b'"digest":{', b'"digest":{"md5":"x",', 1).replace(b'"keyid":', b'"cert":"x","keyid":', 1)
+
+
+def _number(data: bytes) -> bytes:
+    return data.replace(b'"r-1"', b"1.0").replace(b'"predicate":{', b'"predicate":{"a":1e2,')
+
+
+def _another_order(data: bytes) -> bytes:
+    try:
+        value = json.loads(data)
+    except ValueError:  # another edit came first
+        return data
+    items = reversed(value.items()) if isinstance(value, dict) else ()
+    return json.dumps(dict(items), separators=(",", ":")).encode()
+
+
+def _subject_twice(data: bytes) -> bytes:
+    return data.replace(b"samples.json", b"result.json")
+
+
+def _space(data: bytes) -> bytes:
+    return data.replace(b":", b": ", 1)
+
+
+def _beyond_ascii(data: bytes) -> bytes:
+    return data.replace(b"0.1.0", "0.1.\u00e9\u2028\x7f".encode())
+
+
+def _upper(data: bytes) -> bytes:
+    return data.replace(b"a1a1", b"A1A1")
+
+
+CHANGES: list[Callable[[bytes], bytes]] = [
+    _key_twice, _key_twice_below, _escaped, _solidus, _more, _more_below, _number, _another_order, _subject_twice,
+    _space, _beyond_ascii, _upper, lambda data: data + b"\n", lambda data: b" " + data, lambda data: data + data,
+    lambda data: b"\xef\xbb\xbf" + data, lambda data: data.replace(b"=", b""), lambda data: data.replace(b'"', b"'"),
+    lambda data: data.replace(b'"r-1"', b"null"), lambda data: data.replace(b'"r-1"', b'{"b":[],"a":{}}'),
+    lambda data: data.replace(b'"r-1"', b'"\\ud800"'), lambda data: data.replace(b'"r-1"', b'"<&\x01>"'),
+    lambda data: data.replace(b'"sig":"', b'"sig":"AA'), lambda data: data.replace(b"result.json", b""),
+    lambda data: data.replace(b"benchmark-result:v1", b""), lambda data: data.replace(b"v1", b"v2"),
+]  # fmt: skip
+EDITS = st.one_of(
+    st.sampled_from(CHANGES),
+    st.builds(
+        lambda at, mask: lambda data: b"".join((data[: at % len(data)], bytes([data[at % len(data)] ^ mask]),
+                                                data[at % len(data) + 1 :])) if data else data,
+        st.integers(0, 4000), st.integers(1, 255),
+    ),
+    st.builds(lambda at: lambda data: data[: at % (len(data) + 1)], st.integers(0, 4000)),
+    st.builds(
+        lambda at, more: lambda data: data[: at % (len(data) + 1)] + more + data[at % (len(data) + 1) :],
+        st.integers(0, 4000), st.sampled_from([bytes([byte]) for byte in b' \t\n\\",0\x00\x7f\xff=']),
+    ),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(EDITS, max_size=2), st.lists(EDITS, max_size=2))
+def test_the_short_way_says_what_the_long_way_does(
+    inside: list[Callable[[bytes], bytes]], outside: list[Callable[[bytes], bytes]]
+) -> None:
+    """``inside`` changes the payload before it is signed: a trusted key may sign what hwbench does not write."""
+    payload = STATEMENT
+    for edit in inside:
+        payload = edit(payload)
+    envelope = _sign_anything(payload)
+    for edit in outside:
+        envelope = edit(envelope)
+    short, long = _both_ways(envelope)
+    assert short == long
+    if payload == STATEMENT and envelope == ENVELOPE:
+        assert short.trusted
+
+
+@pytest.mark.parametrize("n", range(len(CHANGES)))
+def test_each_known_change_is_read_alike_in_and_around_the_payload(n: int) -> None:
+    for envelope in (_sign_anything(CHANGES[n](STATEMENT)), CHANGES[n](ENVELOPE)):
+        short, long = _both_ways(envelope)
+        assert short == long
+
+
+def test_the_short_way_is_taken_for_what_hwbench_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attest, "parse_object", lambda *_: pytest.fail("the long way was taken"))
+    assert check(ENVELOPE, RING).trusted
 
 
 def test_a_signing_key_does_not_show_its_private_half() -> None:

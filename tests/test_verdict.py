@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hwbench_mlflow import verdict
 from hwbench_mlflow.model import (
@@ -14,13 +17,14 @@ from hwbench_mlflow.model import (
     Energy,
     EnergyMethod,
     ExecutionWitness,
+    OutputCheck,
     Platform,
     Precision,
     SampleSet,
     ScalingPoint,
     VerdictState,
 )
-from hwbench_mlflow.verdict import RULES, combine, judge_result
+from hwbench_mlflow.verdict import OUTPUT_TOLERANCE, RULES, combine, judge_result, output_error, within_tolerance
 from tests.honest import MS, SAMPLES, SECOND, WINDOW_NS, as_generation, asked, honest, resealed
 
 replace = dataclasses.replace
@@ -286,3 +290,40 @@ def test_a_late_parent_is_not_called_a_patched_timer() -> None:
     clock = result.workers[0].parent
     late = replace(clock, window_end_ns=clock.window_end_ns + 900 * MS, run_delay_ns=900 * MS)
     assert judge_result(with_worker(result, parent=late), samples).state is VerdictState.VERIFIED
+
+
+# --- The short way to say that an output is right ------------------------------------------------
+
+FLOATS = st.floats(-1e3, 1e3) | st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1e-200, 1e200])
+SCALES = st.sampled_from([0.0, 1e-9, 1e-4, 1e-3, 2e-3, 1e-2, 1.0])
+
+
+def compared(observed: tuple[float, ...], reference: tuple[float, ...]) -> OutputCheck:
+    [check, *_] = honest(Platform.CPU)[0].workers[0].outputs
+    return replace(check, observed=observed, reference=reference)
+
+
+@given(st.lists(st.tuples(FLOATS, st.floats(-1, 1)), max_size=12), SCALES, st.sampled_from(list(OUTPUT_TOLERANCE)))
+def test_what_the_short_way_calls_right_the_long_way_does(
+    pairs: list[tuple[float, float]], scale: float, precision: Precision
+) -> None:
+    check = compared(tuple(v + scale * off for v, off in pairs), tuple(v for v, _ in pairs))
+    tolerance = OUTPUT_TOLERANCE[precision]
+    if within_tolerance(check, tolerance):
+        error = output_error(check)
+        assert error is not None
+        assert error <= tolerance
+
+
+def test_the_short_way_is_taken_for_honest_outputs_and_for_no_others() -> None:
+    reference = tuple(math.sin(n) for n in range(64))
+    assert within_tolerance(compared(tuple(v + 1e-6 for v in reference), reference), 2e-3)
+    assert not within_tolerance(compared((*reference[:-1], reference[-1] + 0.1), reference), 2e-3)
+    assert not within_tolerance(compared(reference[:-1], reference), 2e-3)
+    assert not within_tolerance(compared((math.nan, *reference[1:]), reference), 2e-3)
+    assert not within_tolerance(compared((math.inf, *reference[1:]), (math.inf, *reference[1:])), 2e-3)
+    assert not within_tolerance(compared((1.0,) * 64, (1.0,) * 64), 2e-3)
+    assert not within_tolerance(compared((), ()), 2e-3)
+    tiny = tuple(v * 1e-200 for v in reference)  # its squares are all zero, so its spread is too
+    assert output_error(compared(tiny, tiny)) is None
+    assert not within_tolerance(compared(tiny, tiny), 2e-3)

@@ -21,7 +21,8 @@ from hwbench_mlflow.warehouse.digest import quoted
 from hwbench_mlflow.warehouse.judging import JudgeDied, Terms, judges
 from hwbench_mlflow.warehouse.memory import Memory
 from hwbench_mlflow.warehouse.results import JUDGED
-from hwbench_mlflow.warehouse.star import LOG, PER_RUN, StagedRows, StagedRun, schemas, staged
+from hwbench_mlflow.warehouse.star import LOG, PER_RUN, StagedRows, StagedRun, runs_of, schemas, staged
+from hwbench_mlflow.warehouse.unchanged import unchanged
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -149,9 +150,13 @@ def _judge(
         with judges(terms, found.runs - len(proven)) as several:
             works = (load_work(connection, chunk, files=True) for chunk in _chunks(connection, proven))
             for work, made in several.judge(works):
-                with staged(connection) as stage:
-                    stage.fill(work, made, terms)
-                    _compare(connection, stage, work, found)
+                if made is not None and unchanged(connection, made):
+                    for run in runs_of(made["benchmark_runs"]):
+                        _unproven(run, found)
+                else:
+                    with staged(connection) as stage:
+                        stage.fill(work, made, terms)
+                        _compare(connection, stage, work, found)
                 done |= set(work.column("run_id").to_pylist())
                 progress(len(proven) + len(done), found.runs)
     except JudgeDied as error:

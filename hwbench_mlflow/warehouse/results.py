@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -321,7 +323,13 @@ def _result(case: Case, files: Mapping[str, bytes], judged: Judgement, judged_by
 
 
 def _digest(row: Row) -> str:
-    return hashlib.sha256(encode(row)).hexdigest()[:32]
+    return _digest_of(tuple(row), tuple(row.values()))
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(names: tuple[str, ...], values: tuple[Any, ...]) -> str:
+    """Many runs are of one model on one device. Columns have one type each, so values that are equal are the same."""
+    return hashlib.sha256(encode(dict(zip(names, values, strict=True)))).hexdigest()[:32]
 
 
 def _model(result: BenchmarkResult) -> Row:
@@ -420,13 +428,17 @@ def _joined(values: Any) -> str | None:
     return ", ".join(known) or None
 
 
+_NO_METRICS: Row = dict.fromkeys(METRICS)
+_COUNTS = tuple(name for name, spec in METRICS.items() if spec.unit == "count")
+
+
 def _measured(result: BenchmarkResult, judged: Judgement) -> Row:
     index = judged.index or index_of(result, judged.digests[RESULT_FILE], judged.verdict)
     metrics = index.metrics
-    row: Row = {name: metrics.get(name) for name in METRICS}
-    for name, spec in METRICS.items():
-        if spec.unit == "count" and row[name] is not None:
-            row[name] = int(row[name])
+    row: Row = _NO_METRICS | metrics
+    for name in _COUNTS:
+        if name in metrics:
+            row[name] = int(metrics[name])
     energy, calibration, stats = result.energy, result.calibration, result.aggregates
     return row | {
         "energy_method": energy and str(energy.method),
@@ -438,13 +450,17 @@ def _measured(result: BenchmarkResult, judged: Judgement) -> Row:
     }
 
 
+_OF_HOST = (
+    "host_id", "hostname", "os", "kernel", "machine", "cpu_name", "cpu_count_logical", "boot_id",
+    "virtualization", "python", "git_commit", "git_dirty",
+)  # fmt: skip
+_of_host = attrgetter(*_OF_HOST)
+
+
 def _where(result: BenchmarkResult) -> Row:
     host = result.host
-    copied = (
-        "host_id", "hostname", "os", "kernel", "machine", "cpu_name", "cpu_count_logical", "boot_id",
-        "virtualization", "python", "git_commit", "git_dirty",
-    )  # fmt: skip
-    return {name: getattr(host, name) for name in copied} | {
+    return {
+        **dict(zip(_OF_HOST, _of_host(host), strict=True)),
         "host_memory_bytes": host.memory_bytes,
         "packages": sorted(host.packages.items()),
         "hwbench_version": result.hwbench_version,
@@ -486,7 +502,9 @@ def _samples(run_id: str, result: BenchmarkResult, samples: SampleSet | None) ->
                     # A query of several samples is one latency, however it was run.
                     "is_latency": per_sample == 1 or result.workload.scenario is Scenario.MULTISTREAM,
                     **{
-                        name: np.array(values[: len(worker.samples_ns)], dtype=np.int64) if phase == "timed" else None
+                        name: (np.array(values[: len(worker.samples_ns)], dtype=np.int64) if values else ())
+                        if phase == "timed"
+                        else None
                         for name, values in (
                             ("arrivals_ns", worker.arrivals_ns),
                             ("starts_ns", worker.starts_ns),
@@ -502,6 +520,8 @@ def _instant(text: str) -> datetime | None:
     """Naive UTC; None for what is not an instant."""
     try:
         value = datetime.fromisoformat(text)
+        if value.tzinfo is UTC:
+            return value.replace(tzinfo=None)
         return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None

@@ -279,6 +279,12 @@ class StagedRun:
     reasons: Sequence[str]
 
 
+def runs_of(made: pa.Table) -> list[StagedRun]:
+    """What became of the runs of a table of ``benchmark_runs``."""
+    columns = (made.column(name).to_pylist() for name in ("run_id", "role", "evidence", "verdict", "reasons"))
+    return [StagedRun(*row) for row in zip(*columns, strict=True)]
+
+
 class StagedRows:
     """Temporary tables ``e_<table>`` with the very constraints of the real ones.
 

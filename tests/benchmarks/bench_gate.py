@@ -8,7 +8,9 @@ without evidence: a real gate refuses every one of them, so the suites, the audi
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import multiprocessing
 import resource
 import subprocess
@@ -23,11 +25,13 @@ import duckdb
 
 from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.attest import check as check_signature
+from hwbench_mlflow.evidence import ATTESTATION_FILE, BINDING_FILE, judge
 from hwbench_mlflow.gates import loader, run
 from hwbench_mlflow.keystore import derived_key, load_keyring
 from hwbench_mlflow.warehouse import audit, database
+from hwbench_mlflow.warehouse.cases import listed, load_work
 from hwbench_mlflow.warehouse.gated import Gated
-from hwbench_mlflow.warehouse.judging import processes
+from hwbench_mlflow.warehouse.judging import cases_of, processes
 from hwbench_mlflow.warehouse.memory import KEY_PURPOSE
 from hwbench_mlflow.warehouse.publish import Publication, publish
 from hwbench_mlflow.warehouse.published import open_published
@@ -53,16 +57,18 @@ def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
     assert load_keyring(home).keys.keys() == keyring.keys.keys()
     key = derived_key(KEY_PURPOSE, home)
     assert key is not None
-    seconds = {}
+    seconds, cpu = {}, {}
     with database.writer(db) as connection:
 
         def look(name: str, remembered: int, edited: int, key: bytes | None = key) -> None:
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), _cpu_s()
             found = Gated(db, connection).rederive(keyring, lambda _done, _all: None, key)
             seconds[f"{name}_s"] = time.perf_counter() - begin
+            cpu[f"{name}_cpu_us_a_run"] = (_cpu_s() - used) / runs * 1e6
             assert (found.runs, found.unproven, found.broken) == (runs, {}, None)
             assert (found.remembered, len(found.edited)) == (remembered, edited)
 
+        alone_us = _judge_beside_checks(connection, keyring)
         look("verdicts_alone", 0, 0, None)
         look("first", 0, 0)
         look("second", runs, 0)
@@ -90,9 +96,41 @@ def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
     together = time.perf_counter() - begin
     judged = seconds["verdicts_alone_s"]
     return {
-        **seconds, "verdicts_runs_per_s": runs / judged, "signatures_one_process_runs_per_s": runs / alone,
+        **seconds, **cpu, **alone_us, "verdicts_runs_per_s": runs / judged,
+        "signatures_one_process_runs_per_s": runs / alone,
         "signatures_runs_per_s": runs / together, "over_signatures": judged / together,
     }  # fmt: skip
+
+
+def _cpu_s() -> float:
+    """CPU time of this process and of those that it waited for: waiting for a core does not count."""
+    return sum(
+        u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def _judge_beside_checks(connection: duckdb.DuckDBPyConnection, keyring: Keyring) -> dict[str, float]:
+    """CPU time of :func:`judge` and of its two signatures alone, a run: the least of seven turns of each."""
+    with listed(connection):
+        ids = [r[0] for r in connection.execute("SELECT run_id FROM benchmark_runs LIMIT 1000").fetchall()]
+        work = load_work(connection, ids, files=True)
+    cases = [(case.index, {f["name"]: f["content"] for f in found})
+             for case, found in zip(cases_of(work), work.column("files").to_pylist(), strict=True)]  # fmt: skip
+    least = {"judge_cpu_us": math.inf, "checks_cpu_us": math.inf}
+    gc.collect()
+    gc.disable()  # as in the processes that judge
+    for _ in range(7):
+        begin = time.process_time()
+        for index, files in cases:
+            judge(files, index, keyring)
+        middle = time.process_time()
+        for _, files in cases:
+            _signatures([files[ATTESTATION_FILE], files[BINDING_FILE]], keyring)
+        end = time.process_time()
+        for name, taken in (("judge_cpu_us", middle - begin), ("checks_cpu_us", end - middle)):
+            least[name] = min(least[name], taken / len(cases) * 1e6)
+    gc.enable()
+    return least | {"judge_over_checks": least["judge_cpu_us"] / least["checks_cpu_us"]}
 
 
 def _signatures(envelopes: list[bytes], keyring: Keyring) -> None:
