@@ -95,7 +95,9 @@ def test_a_matrix_is_the_product_without_what_is_excluded_and_with_what_is_inclu
 
 
 def test_the_readme_s_matrix_is_one() -> None:
-    block = re.search(r"^```yaml\n(models:.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    block = re.search(
+        r"^```yaml\n(models:.*?)^```$", (ROOT / "docs" / "how-to" / "batch.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert block is not None
     assert len(cells_of(matrix_of(yaml.safe_load(block[1])))) == 8
 
