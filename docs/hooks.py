@@ -5,6 +5,7 @@ Reads the package and starts nothing. A placeholder that is not known fails the 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,28 @@ PLACEHOLDER = re.compile(r"^\{\{ (\w+) \}\}$", re.MULTILINE)
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the placeholders of a page."""
     return PLACEHOLDER.sub(lambda found: GENERATED[found[1]](), markdown)
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """Let the reference of commands show examples as such, and what stands below the options as well."""
+    import click
+
+    from hwbench_mlflow.cli.main import root
+
+    def prepare(command: click.Command) -> None:
+        paragraphs = "\n\n".join(inspect.cleandoc(text or "") for text in (command.help, command.epilog)).split("\n\n")
+        command.help = "\n\n".join(
+            "\n".join(f"    {line}" for line in text.splitlines()[1:]) if text.startswith("\b") else text
+            for text in paragraphs
+        ).strip()
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                found = command.get_command(click.Context(command), name)
+                assert found is not None
+                prepare(found)
+
+    prepare(root)
+    return config
 
 
 def metrics() -> str:
