@@ -7,6 +7,7 @@ the note as Markdown.
 from __future__ import annotations
 
 import re
+from urllib.parse import quote, urlsplit
 
 from hwbench_mlflow.estimate import Estimate
 from hwbench_mlflow.index import real_time_factor
@@ -35,8 +36,24 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~&])", r"\\\1", " ".join(text.split()))
 
 
-def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
-    """What was measured, on what, how, with what verdict."""
+def dashboard_link(address: str, run_id: str) -> str | None:
+    """A line of Markdown that leads to a run on the dashboard at ``address``; None if that is no address of a page.
+
+    Only http and https, without a user or a password (everybody who sees the run reads its note), and without any
+    character that could end the link.
+    """
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and not (parts.query or parts.fragment)
+    except ValueError:
+        return None
+    if not usable or not re.fullmatch(r"[A-Za-z0-9:/.\-_~%\[\]]+", address):
+        return None
+    return f"[This result on the dashboard](<{address.rstrip('/')}/results/{quote(run_id, safe='')}>)"
+
+
+def result_note(result: BenchmarkResult, verdict: Verdict, link: str | None = None) -> str:
+    """What was measured, on what, how, with what verdict. ``link`` is of :func:`dashboard_link`."""
     work, stats, host = result.workload, result.aggregates, result.host
     size = size_words(work)
     lines = [
@@ -83,6 +100,7 @@ def result_note(result: BenchmarkResult, verdict: Verdict) -> str:
         *[f"> {escape(warning)}" for warning in result.warnings],
         "",
         "The truth is `hwbench/result.json`, signed; check it with `hwbench verify <run id>`.",
+        *([] if link is None else ["", link]),
     ]
     return "\n".join(lines)
 

@@ -42,6 +42,7 @@ from hwbench_mlflow.model import (
     VerdictState,
 )
 from hwbench_mlflow.note import (
+    dashboard_link,
     devices_note,
     escape,
     estimate_note,
@@ -90,6 +91,12 @@ class Store:
         # A server that is away should be said within seconds; MLflow's own default is minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        self._dashboard = os.environ.get("HWBENCH_DASHBOARD_URL")
+        if self._dashboard and dashboard_link(self._dashboard, "") is None:
+            raise UsageError(
+                f"HWBENCH_DASHBOARD_URL is no http(s) address without user and query: {self._dashboard[:80]!r}",
+                remedy="For example http://127.0.0.1:5050; unset it for notes without a link",
+            )
         with store_errors():
             from mlflow.tracking import MlflowClient, get_tracking_uri
 
@@ -196,7 +203,8 @@ class Store:
             self._log_files(run_id, _views(result, samples), None)
             if with_inputs:
                 self._log_workload(run_id, result)
-            tags = {**index.tags, NOTE_TAG: result_note(result, verdict), TABLE_TAG: TABLE_TAG_VALUE}
+            link = dashboard_link(self._dashboard, run_id) if self._dashboard else None
+            tags = {**index.tags, NOTE_TAG: result_note(result, verdict, link), TABLE_TAG: TABLE_TAG_VALUE}
             if verdict.reasons:
                 tags["hwbench.reasons"] = "; ".join(verdict.reasons)
             metrics = {} if contradicted else index.metrics

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import shlex
 
 import click
 import pytest
 
-from hwbench_mlflow.cli.main import COMMANDS, root
+from hwbench_mlflow.cli.main import root
 from tests.commands import ROOT
+from tests.shown import blocks, check_hwbench, inline
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -24,14 +23,8 @@ def block_after(marker: str) -> str:
 
 def shown() -> list[str]:
     """Every ``hwbench ...`` command of the README's shell blocks and of its inline code."""
-    lines = [
-        line.split("  #")[0].strip()
-        for block in re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-        for line in block.replace("\\\n", " ").splitlines()
-    ]
-    # Inline code that names a command with an argument, not the bare name of one.
-    lines += re.findall(r"`(hwbench [^`]+)`", README)
-    return sorted({line for line in lines if line.startswith("hwbench ")})
+    lines = [line for block in blocks(README) if block.language == "bash" for line in block.lines]
+    return sorted({line for line in [*lines, *inline(README)] if line.startswith("hwbench ")})
 
 
 def test_the_main_command_holds_the_verbatim_mlflow_run() -> None:
@@ -59,31 +52,7 @@ def test_the_readme_shows_commands() -> None:
 
 @pytest.mark.parametrize("line", shown())
 def test_a_command_that_is_shown_parses(line: str) -> None:
-    name, *arguments = shlex.split(line)[1:]
-    assert name in COMMANDS
-    command = root.get_command(click.Context(root), name)
-    while isinstance(command, click.Group) and arguments:
-        found = command.get_command(click.Context(command), arguments.pop(0))
-        assert found is not None, line
-        command = found
-    assert command is not None
-    # Resilient: a file or a run that is named need not exist, but an option that does not is refused.
-    parser = command.make_parser(click.Context(command))
-    _, left, _ = parser.parse_args(list(arguments))
-    takes = any(isinstance(param, click.Argument) for param in command.params)
-    assert takes or not left, f"{line}: {left} goes nowhere"
-    for param, value in _values(command, arguments):
-        param.type.convert(value, param, click.Context(command))
-
-
-def _values(command: click.Command, arguments: list[str]) -> list[tuple[click.Option, str]]:
-    """The options with the value that the line gives them, flags left out."""
-    options = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
-    return [
-        (options[word], value)
-        for word, value in itertools.pairwise(arguments)
-        if word in options and not options[word].is_flag
-    ]
+    check_hwbench(line)
 
 
 def test_an_option_that_does_not_exist_would_be_noticed() -> None:

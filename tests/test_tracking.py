@@ -20,6 +20,7 @@ from hwbench_mlflow.evidence import judge, seal
 from hwbench_mlflow.host import describe_host
 from hwbench_mlflow.keystore import load_keyring, signing_key
 from hwbench_mlflow.model import FailureCategory, VerdictState
+from hwbench_mlflow.note import dashboard_link
 from hwbench_mlflow.tracking import MAX_TAG_CHARACTERS, Store, failure_of, store_errors
 from tests.honest import honest
 
@@ -70,6 +71,44 @@ def test_a_contradicted_result_ends_failed_with_its_evidence_and_reasons_and_wit
     assert (run.info.status, run.data.metrics) == ("FAILED", {})
     assert "the device's evidence says otherwise" in run.data.tags["hwbench.reasons"]
     assert set(store.read_run(run_id)[1]) == set(evidence.EVIDENCE_FILES)
+
+
+def test_a_note_leads_to_the_dashboard_where_there_is_one(
+    store_uri: str, key: SigningKey, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = seal(RESULT, SAMPLES, key)
+
+    def note() -> tuple[str, str]:
+        store = Store(store_uri)
+        run_id = store.start("x")
+        store.log_result(run_id, files, key, keyring)
+        return run_id, get(store, run_id).data.tags["mlflow.note.content"]
+
+    assert "dashboard" not in note()[1]
+    monkeypatch.setenv("HWBENCH_DASHBOARD_URL", "http://127.0.0.1:5050/")
+    run_id, text = note()
+    assert text.endswith(f"\n\n[This result on the dashboard](<http://127.0.0.1:5050/results/{run_id}>)")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)", "ftp://host", "host:5050", "http://", "http://a>)[x](javascript:alert(1)", "http://a b",
+        "http://user:secret@host", "http://host/?q=1", "http://host/#/x", "http://[::1", "http://host\n# x", "//host",
+    ],
+)  # fmt: skip
+def test_a_dashboard_that_is_no_address_is_refused_before_anything_is_measured(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    assert dashboard_link(address, "0" * 32) is None
+    monkeypatch.setenv("HWBENCH_DASHBOARD_URL", address)
+    with pytest.raises(UsageError, match="HWBENCH_DASHBOARD_URL is no http"):
+        Store(store_uri)
+
+
+@pytest.mark.parametrize("address", ["http://lab", "https://lab.example:8443/hwbench", "http://[::1]:5050"])
+def test_an_address_of_a_page_is_linked_to(address: str) -> None:
+    assert dashboard_link(address, "a/b>") == f"[This result on the dashboard](<{address}/results/a%2Fb%3E>)"
 
 
 def test_nothing_readable_is_not_logged(store: Store, key: SigningKey, keyring: Keyring) -> None:

@@ -214,6 +214,39 @@ def keys(setup: Setup) -> Iterator[Finding]:
         yield Finding(check="keys", level=Level.OK, seen=f"key {key.keyid[:16]}; {len(ring.keys)} trusted")
 
 
+def tags(setup: Setup) -> Iterator[Finding]:
+    """What other MLflow runs on this machine are tagged with: only looked at where that was asked for."""
+    del setup
+    from hwbench_mlflow.keystore import load_keyring
+    from hwbench_mlflow.last_probe import SWITCH, hardware_words, recall
+    from hwbench_mlflow.model import Platform
+
+    asked = os.environ.get(SWITCH)
+    if asked != "1":
+        said = "is not set" if not asked else f"is {asked[:20]!r}, not '1'"
+        level = Level.WARNING if asked and asked != "0" else Level.OK
+        yield Finding(check="tags", level=level, seen=f"{SWITCH} {said}: other runs are not tagged with hardware")
+        return
+    keyring, used = load_keyring(), []
+    for platform in Platform:
+        try:
+            kept = recall(platform, keyring)
+        except HwbenchError as error:
+            yield Finding(
+                check="tags", level=Level.WARNING, seen=f"the last probe of {platform} is not used: {_said(error)}",
+                remedy=f"hwbench devices --platform {platform}",
+            )  # fmt: skip
+            continue
+        if kept is not None and (words := hardware_words(kept)) is not None:
+            used.append(f"{platform}: {words}")
+    if used:
+        yield Finding(check="tags", level=Level.OK, seen="; ".join(used))
+    else:
+        yield Finding(
+            check="tags", level=Level.WARNING, seen="no hardware is known: no run is tagged", remedy="hwbench devices"
+        )
+
+
 def clocks(setup: Setup) -> Iterator[Finding]:
     """This machine's wall clock against its monotonic one, and against the tracking server's."""
     mono, wall = time.monotonic(), time.time()
@@ -411,6 +444,7 @@ CHECKS: dict[str, Check] = {
     "runs": stuck,
     "spool": spool,
     "keys": keys,
+    "tags": tags,
     "clocks": clocks,
     "timer": timer,
     "disk": disk,

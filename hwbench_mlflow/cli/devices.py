@@ -72,6 +72,7 @@ def devices(  # noqa: PLR0917  # click passes options by keyword
         raise click.UsageError("only one of --json, --markdown - and --html - goes to standard output")
     chosen = [Platform(name) for name in dict.fromkeys(platforms)] or list(Platform)
     answers = _probe(chosen, timeout)
+    _keep(answers)
     described = host.describe_host()
     if as_json:
         click.echo(as_json_text(answers, described))
@@ -119,6 +120,18 @@ def _probe(chosen: Sequence[Platform], timeout_s: float) -> list[Availability]:
             status.update(f"probing {', '.join(waiting)}")
 
         return probe_isolated(chosen, timeout_s, on_answer=answered)
+
+
+def _keep(answers: Sequence[Availability]) -> None:
+    """For the tags of other MLflow runs (:mod:`hwbench_mlflow.last_probe`); that it cannot be kept stops no answer."""
+    from hwbench_mlflow.errors import KeyTrouble, StoreError
+    from hwbench_mlflow.last_probe import keep
+
+    try:
+        keep(answers)
+    except (KeyTrouble, StoreError) as error:
+        reason = " ".join(str(error).split())
+        click.echo(f"hwbench: warning: no run can be tagged with what was found: {reason}", err=True)
 
 
 def as_json_text(answers: Sequence[Availability], described: HostInfo) -> str:
