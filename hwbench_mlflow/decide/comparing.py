@@ -41,7 +41,8 @@ AUTO_METRIC = {
 
 WORK = (
     "model_name", "platform", "device_name", "requested_precision", "batch_size", "sequence_length", "image_size",
-    "scenario", "latency_bound_ms", "latency_percentile", "query_size", "profile", "compile_mode", "threads",
+    "audio_seconds", "phase", "output_tokens", "kv_cache", "scenario", "latency_bound_ms", "latency_percentile",
+    "query_size", "profile", "compile_mode", "threads",
 )  # fmt: skip
 """What the two sides of a pair agree in: the configuration as it was asked for."""
 

@@ -22,7 +22,7 @@ MAX_MARKDOWN_ROWS = 100
 _WORDS = {
     "batch_size": "batch {}", "sequence_length": "{} tokens", "image_size": "{}x{} pixels", "requested_precision": "{}",
     "threads": "{} threads", "latency_bound_ms": "within {:g} ms", "latency_percentile": "at p{}",
-    "query_size": "queries of {}",
+    "query_size": "queries of {}", "audio_seconds": "{:g} s of audio", "output_tokens": "{} tokens written",
 }  # fmt: skip
 
 
@@ -33,7 +33,9 @@ def label(work: Mapping[str, Any]) -> str:
     parts = [words.short(str(work["model_name"]), 60)] if work["model_name"] is not None else []
     parts += [f"on {where}"] if where else []
     head = " ".join(parts)
-    rest = [text.format(work[name]) for name, text in _WORDS.items() if work[name] is not None]
+    rest = [text.format(work[name]) for name, text in _WORDS.items() if work.get(name) is not None]
+    rest += [str(work["phase"])] if work.get("phase") not in {None, "forward"} else []
+    rest += ["no KV cache"] if work.get("kv_cache") is False else []
     rest += [str(work["scenario"])] if work["scenario"] not in {None, "latency"} else []
     rest += [f"compiled: {work['compile_mode']}"] if work["compile_mode"] not in {None, "eager"} else []
     rest += [f"profile {work['profile']}"] if work["profile"] is not None else []

@@ -38,7 +38,7 @@ def size(row: Row) -> str:
         parts.append(f"{row['sequence_length']} tokens")
     if row["image_size"] is not None:
         parts.append(f"{row['image_size']}×{row['image_size']} pixels")
-    if row["audio_seconds"] is not None:
+    if row.get("audio_seconds") is not None:  # estimates have none
         parts.append(f"{row['audio_seconds']:g} s of audio")
     return ", ".join(parts) or ABSENT
 

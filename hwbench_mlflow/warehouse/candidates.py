@@ -15,13 +15,13 @@ from hwbench_mlflow.warehouse.published import Published, open_published
 
 KEYS = (
     "model_name", "platform", "device_name", "effective_precision", "batch_size", "sequence_length", "image_size",
-    "scenario", "compile_mode", "threads",
+    "audio_seconds", "output_tokens", "scenario", "compile_mode", "threads",
 )  # fmt: skip
 PERCENTILES = (50, 90, 95, 99)
 CITED = 5
 
 _READS = (
-    *KEYS, "task", "architecture", "parameter_count", "host_id", "created_at", "stable", "ranked", "sample_count",
+    *KEYS, "phase", "task", "architecture", "parameter_count", "host_id", "created_at", "stable", "ranked", "sample_count",
     *(f"latency_ms_p{p}" for p in PERCENTILES), "throughput_items_per_s", "energy_j_per_item", "energy_method",
 )  # fmt: skip
 
@@ -40,13 +40,15 @@ def candidates(
     found: Published, model: str | None, task: str | None, side: Selector | None, *, table: str = "real_results"
 ) -> list[Candidate]:
     """Every ranked configuration of the model, of models like it (same architecture or task, half to twice its
-    parameters), or of the task. Of the scenarios latency and offline: a server's numbers are of the rate it found."""
+    parameters), or of the task. Of the scenarios latency and offline: a server's numbers are of the rate it found. Of
+    phases the forward pass: a prompt and the tokens after it are not compared with one."""
     values: dict[str, Any] = {"model": model, "task": task}
     wanted = "true" if side is None else condition(side, "s", values)
     keys = ", ".join(KEYS)
     percentiles = ", ".join(f"median(latency_ms_p{p}) AS p{p}" for p in PERCENTILES)
     cursor = found.connection.execute(
-        f"""WITH chosen AS (FROM {table} WHERE ranked AND scenario IN ('latency', 'offline') AND {wanted}),
+        f"""WITH chosen AS (FROM {table} WHERE ranked AND phase = 'forward'
+                            AND scenario IN ('latency', 'offline') AND {wanted}),
             asked AS (
                 SELECT any_value(architecture) AS architecture, any_value(task) AS task,
                        any_value(parameter_count) AS size
