@@ -21,8 +21,9 @@ PERCENTILES = (50, 90, 95, 99)
 CITED = 5
 
 _READS = (
-    *KEYS, "phase", "task", "architecture", "parameter_count", "host_id", "created_at", "stable", "ranked", "sample_count",
-    *(f"latency_ms_p{p}" for p in PERCENTILES), "throughput_items_per_s", "energy_j_per_item", "energy_method",
+    *KEYS, "phase", "task", "architecture", "parameter_count", "host_id", "created_at", "stable", "ranked",
+    "sample_count", *(f"latency_ms_p{p}" for p in PERCENTILES), "throughput_items_per_s", "energy_j_per_item",
+    "energy_method",
 )  # fmt: skip
 
 
