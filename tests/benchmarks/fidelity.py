@@ -75,7 +75,7 @@ def load(name: str) -> LoadedModel:
 
 def hwbench_p50(session: Session, seconds: float) -> float:
     """Seconds: the median of one timed window of the worker, its own code."""
-    window = worker._window(session, Order(slots=SLOTS, min_samples=3, seconds=seconds), 1)  # type: ignore[arg-type]
+    window = worker._window(session, Order(slots=SLOTS, min_samples=3, seconds=seconds), 1, None)  # type: ignore[arg-type]
     return median(window.samples_ns) / 1e9
 
 

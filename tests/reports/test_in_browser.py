@@ -53,7 +53,7 @@ def test_the_browser_finds_every_simulated_mark_and_runs_nothing(
     # The browser's own parser, too, made no element of a name.
     assert "script" not in {tag for tag, _ in found.tags}
     assert not [tag for tag, attrs in found.tags if any(name.startswith("on") for name in attrs)]
-    assert len([tag for tag, _ in found.tags if tag == "svg"]) == (7 if asked else 6)
+    assert len([tag for tag, _ in found.tags if tag == "svg"]) == (9 if asked else 8)
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def page_of(here: Path) -> Page:
 def test_a_page_shows_what_is_real_and_nothing_that_is_simulated_or_refused(here: Path, reported: Reported) -> None:
     done = reported()
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.startswith("report.html: 19 real results in ")
+    assert done.stdout.startswith("report.html: 21 real results in ")
     found = page_of(here)
     text = found.text()
     # The count of those that there are is said; nothing else.
@@ -86,7 +86,7 @@ def test_a_page_shows_what_is_real_and_nothing_that_is_simulated_or_refused(here
     assert "SIMULATED" not in text
     assert SIMULATION not in text
     shown = [r for (r,) in rows(here, "real_results", "run_id") if r in text]
-    assert len(shown) == 12  # the last of each configuration
+    assert len(shown) == 14  # the last of each configuration
     assert not [r for (r,) in rows(here, "simulated_results", "run_id") if r in text]
     refused = {r for (r,) in rows(here, "quarantine", "run_id")}
     assert refused
@@ -191,7 +191,7 @@ def test_a_trend_marks_noisy_points_apart_from_stable_ones(here: Path) -> None:
     [trend, *_] = summary.trends
     points = [(at, median, low, high, n % 2 == 0) for n, (at, median, low, high, _) in enumerate(trend.points)]
     assert {p[4] for p in trend.points} == {True}
-    drawn = [figures._trend_figure([dataclasses.replace(trend, points=given)]) for given in (trend.points, points)]
+    drawn = [figures.trend_figure([dataclasses.replace(trend, points=given)]) for given in (trend.points, points)]
     assert all(isinstance(one, figures.Drawn) for one in drawn)
     noisy = len(points) // 2
     for one, hollow in zip(drawn, (0, noisy), strict=True):
