@@ -64,6 +64,7 @@ class Order:
     slots: int
     min_samples: int
     seconds: float
+    workload: Workload
 
 
 def load(name: str) -> LoadedModel:
@@ -75,7 +76,8 @@ def load(name: str) -> LoadedModel:
 
 def hwbench_p50(session: Session, seconds: float) -> float:
     """Seconds: the median of one timed window of the worker, its own code."""
-    window = worker._window(session, Order(slots=SLOTS, min_samples=3, seconds=seconds), 1, None)  # type: ignore[arg-type]
+    order = Order(slots=SLOTS, min_samples=3, seconds=seconds, workload=Workload(model="one forward pass"))
+    window = worker._window(session, order, 1, None)  # type: ignore[arg-type]
     return median(window.samples_ns) / 1e9
 
 
