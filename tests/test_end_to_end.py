@@ -381,7 +381,7 @@ def test_told_to_stop_in_the_timed_window_the_run_is_killed_with_the_reason_and_
 
     done, worker = _stopped(number, tiny_folder, tmp_path)
     assert done.returncode == 1
-    assert only(said(done.stderr)) == f"hwbench: interrupted by {number.name}"
+    assert only(said(done.stderr)) == f"hwbench: interrupted by {number.name}. Start it again: nothing was measured"
     (run,) = MlflowClient(store_uri).search_runs(["0"])
     assert run.info.status == "KILLED"
     assert run.data.tags["hwbench.failure_reason"] == f"interrupted by {number.name}"
