@@ -141,7 +141,14 @@ def test_the_guide_to_a_platform_gives_one_that_runs_and_that_says_what_it_is(
 ) -> None:
     env = install("guides/add-a-platform.md", tmp_path, env)
     [block] = [b for b in shell("guides/add-a-platform.md") if b.marker == "runs"]
-    said = execute(block, tmp_path, env).stdout
+    # Where another program held the cores, a larger batch can seem to take no longer: that contradicts any run.
+    for left in (2, 1, 0):
+        try:
+            said = execute(block, tmp_path, env).stdout
+            break
+        except AssertionError as error:
+            if not left or "contradicted" not in str(error):
+                raise
     assert said.startswith("bert-tiny-test on Acme NPU 1")
     assert re.search(r"^  verdict +simulated", said, re.MULTILINE)
     assert "Acme's simulator computes on the host" in said
