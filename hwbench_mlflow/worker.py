@@ -63,6 +63,10 @@ SCALING_SECONDS = 20.0
 """The probe stops at the first batch that shows growth; larger ones are for devices that small batches
 leave idle. It stops as well when the next batch would take longer than this."""
 
+SCALING_RETRIES = 4
+SCALING_NEAR = 1.5
+"""The first point is measured again while it is this much slower than the window: another program was at it."""
+
 CALIBRATION_RETRIES = 9
 
 QUERIES = frozenset({Scenario.SERVER, Scenario.MULTISTREAM})
@@ -217,7 +221,7 @@ def _time_session(
             server=server.record() if server is not None else None,
         )
     )
-    return _point(session, model.workload.batch_size)
+    return first_point(session, model.workload.batch_size, median(window.samples_ns) / runs_per_sample)
 
 
 def _runs_per_sample(work: Workload, service_ns: float) -> int:
@@ -405,6 +409,21 @@ def _point(session: Session, batch_size: int) -> ScalingPoint:
     session.synchronize()
     times = [_timed_run(session, 0) for _ in range(SCALING_SAMPLES)]
     return ScalingPoint(batch_size=batch_size, median_ns=round(median(times)), samples=len(times))
+
+
+def first_point(session: Session, batch_size: int, expected_ns: float) -> ScalingPoint:
+    """The point at the window's own batch: the fastest of a few tries, as another program can only slow one down.
+
+    ``expected_ns`` is what an inference took in the window. A faster first point asks no less growth of the others.
+    """
+    best = _point(session, batch_size)
+    for _ in range(SCALING_RETRIES):
+        if best.median_ns <= SCALING_NEAR * expected_ns:
+            break
+        if best.median_ns * (SCALING_SAMPLES + 1) > SCALING_SECONDS * 1e9 / SCALING_RETRIES:
+            break
+        best = min(best, _point(session, batch_size), key=lambda point: point.median_ns)
+    return best
 
 
 def _scale(

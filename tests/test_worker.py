@@ -6,7 +6,7 @@ import dataclasses
 
 from hwbench_mlflow import protocol
 from hwbench_mlflow.model import Calibration, Device, Precision
-from hwbench_mlflow.worker import CALIBRATION_RETRIES, calibrated
+from hwbench_mlflow.worker import CALIBRATION_RETRIES, SCALING_RETRIES, SCALING_SAMPLES, calibrated, first_point
 from tests.honest import honest
 
 HONEST, _ = honest()
@@ -55,3 +55,55 @@ def test_a_rate_that_no_calibration_reaches_stays_above_the_peak() -> None:
 
 def test_a_backend_without_a_calibration_has_none() -> None:
     assert peak(Calibrator(None), 1e12) is None
+
+
+class Disturbed:
+    """A session that times itself; each try of the scaling probe finds the machine as it is told."""
+
+    def __init__(self, *tries_ns: int) -> None:
+        self.tries_ns = tries_ns
+        self.asked = 0
+
+    def run(self, slot: int) -> None:
+        del slot
+
+    def synchronize(self) -> None:
+        pass
+
+    def timed_run(self, slot: int) -> int:
+        del slot
+        self.asked += 1
+        return self.tries_ns[min((self.asked - 1) // SCALING_SAMPLES, len(self.tries_ns) - 1)]
+
+    def timed_window(self, *, seconds: float, min_samples: int, runs_per_sample: int) -> int:
+        raise AssertionError("the probe asks for single runs")
+
+    def timed_samples(self) -> tuple[list[int], list[None]]:
+        raise AssertionError("the probe asks for single runs")
+
+
+def first(session: Disturbed, expected_ns: float) -> int:
+    return first_point(session, 4, expected_ns).median_ns  # type: ignore[arg-type]
+
+
+def test_a_scaling_probe_that_agrees_with_the_window_is_made_once() -> None:
+    session = Disturbed(1_400)
+    assert first(session, 1_000) == 1_400
+    assert session.asked == SCALING_SAMPLES
+
+
+def test_a_scaling_probe_that_another_program_slowed_is_made_again() -> None:
+    session = Disturbed(328_000, 72_000, 1_100)
+    assert first(session, 1_000) == 1_100
+    assert session.asked == 3 * SCALING_SAMPLES
+
+
+def test_a_scaling_probe_that_stays_slower_keeps_its_fastest_try() -> None:
+    session = Disturbed(328_000, 9_000, 72_000)
+    assert first(session, 1_000) == 9_000
+    assert session.asked == (1 + SCALING_RETRIES) * SCALING_SAMPLES
+
+
+def test_a_scaling_probe_of_long_inferences_is_not_made_again() -> None:
+    session = Disturbed(30_000_000_000, 1_000)
+    assert first(session, 1_000) == 30_000_000_000
