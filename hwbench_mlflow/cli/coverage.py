@@ -62,7 +62,7 @@ def coverage(  # noqa: PLR0917 -- click passes by name
         failures, probes = published_cells.failures(found), published_cells.probes(found)
         stale = found.stale_against(db)
     warn_if_stale(stale)
-    known = sorted({model for model, *_ in measured} | {model for model, _ in failures})
+    known = sorted({model for model, *_ in measured} | {model for model, *_ in failures})
     wanted = list(dict.fromkeys(models)) or known
     if not wanted:
         raise StoreError(f"{published} knows no model", remedy="Name some with --model")
@@ -82,4 +82,4 @@ def coverage(  # noqa: PLR0917 -- click passes by name
         if not following:
             raise StoreError("there is nothing to run next on hardware that was verified: no plan was written")
         write_whole(plan, lambda out: out.writelines(f"{line}\n" for line in pages.to_matrix(following)))
-        click.echo(f"{plan}: {len(following)} runs", err=True)
+        click.echo(f"{plan}: {len(following)} runs; to run them: hwbench batch --matrix {plan}", err=True)

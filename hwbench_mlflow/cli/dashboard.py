@@ -166,7 +166,7 @@ class Board:
             now = datetime.fromisoformat(found.manifest["published_at"]).replace(tzinfo=None)
             measured = coverage.measured(found, stale_before(now, STALE_AFTER_DAYS))
             failures, probes = coverage.failures(found), coverage.probes(found)
-            models = sorted({model for model, *_ in measured} | {model for model, _ in failures})
+            models = sorted({model for model, *_ in measured} | {model for model, *_ in failures})
             cells = cover(models, ALL_PLATFORMS, None, measured, failures, probes)
             return pages.coverage_page(self._frame(found), cells, next_runs(cells, failures, probes))
 

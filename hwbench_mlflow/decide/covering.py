@@ -7,14 +7,27 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from hwbench_mlflow.model import Platform
+from hwbench_mlflow.model import DEFAULT_PRECISION, Platform, Precision
 
+ALL_PLATFORMS = tuple(str(platform) for platform in Platform)
 STALE_AFTER_DAYS = 90
 ENOUGH_RUNS = 4
 """Runs that a comparison needs a side."""
 
 Key = tuple[str, str, str]
 """Model, platform, precision that it ran in."""
+
+Failures = Mapping[tuple[str, str, str | None], "Found"]
+"""Model, platform, precision that was asked for (None: unknown) -> the last failure."""
+
+EMULATED = "EMULATED"
+"""State of a platform of which a probe found an emulator only: what runs there is simulated."""
+
+
+def usual_precision(platform: str) -> str:
+    """What a benchmark runs in where no precision is asked for. ``platform`` may be a name unknown here."""
+    known = platform in ALL_PLATFORMS
+    return str(DEFAULT_PRECISION.get(Platform(platform), Precision.FP32) if known else Precision.FP32)
 
 
 class State(StrEnum):
@@ -91,20 +104,24 @@ def cover(  # noqa: PLR0917 -- three axes, and what is known of their cells
     platforms: Iterable[str],
     precisions: Iterable[str] | None,
     measured: Mapping[Key, Measured],
-    failures: Mapping[tuple[str, str], Found],
+    failures: Failures,
     probes: Mapping[str, Found],
 ) -> list[Cell]:
-    """Every cell of the table. ``precisions`` None: fp32, and for each platform what was ever run on it."""
+    """Every cell of the table. ``precisions`` None: for each platform what is usual, and what was ever run on it."""
     rows = []
     for model in models:
         for platform in platforms:
             ran = {p for (_, where, p) in measured if where == platform}
-            for precision in sorted({"fp32", *ran} if precisions is None else set(precisions)):
+            for precision in sorted({usual_precision(platform), *ran} if precisions is None else set(precisions)):
                 known = measured.get((model, platform, precision), Measured())
-                rows.append(
-                    _cell(model, platform, precision, known, failures.get((model, platform)), probes.get(platform))
-                )
+                failure = _failure(failures, model, platform, precision)
+                rows.append(_cell(model, platform, precision, known, failure, probes.get(platform)))
     return rows
+
+
+def _failure(failures: Failures, model: str, platform: str, precision: str) -> Found | None:
+    """The last failure at a precision; one of which the precision is unknown may have been of any."""
+    return failures.get((model, platform, precision), failures.get((model, platform, None)))
 
 
 def _cell(  # noqa: PLR0917 -- a key and what is known of it
@@ -131,6 +148,8 @@ def _state(known: Measured, failure: Found | None, probe: Found | None) -> tuple
             return state, reason
     if failure is not None and failure.state not in ABSENT:
         return State.FAILED, f"{failure.state}: {failure.reason}"
+    if probe is not None and probe.state == EMULATED:
+        return State.UNAVAILABLE, f"only emulated: {probe.reason}; what runs there is simulated"
     if probe is not None and probe.state != "AVAILABLE":
         return State.UNAVAILABLE, _with_remedy(probe)
     if probe is None and failure is not None:
@@ -142,16 +161,14 @@ def _with_remedy(found: Found) -> str:
     return f"{found.state}: {found.reason}" + (f" -> {found.remedy}" if found.remedy else "")
 
 
-def next_runs(
-    cells: Sequence[Cell], failures: Mapping[tuple[str, str], Found], probes: Mapping[str, Found]
-) -> list[Next]:
+def next_runs(cells: Sequence[Cell], failures: Failures, probes: Mapping[str, Found]) -> list[Next]:
     """What can be run, as far as is known, and would change the table most."""
     found: list[tuple[int, Next]] = []
     for cell in cells:
         probe = probes.get(cell.platform)
         if probe is None or probe.state != "AVAILABLE":
             continue
-        failure = failures.get((cell.model, cell.platform))
+        failure = _failure(failures, cell.model, cell.platform, cell.precision)
         order = _worth(cell, failure.state if failure is not None else None)
         if order is not None:
             rank, why = order
@@ -166,17 +183,17 @@ def _worth(cell: Cell, category: str | None) -> tuple[int, str] | None:
         return (6, f"{cell.runs} runs: a comparison needs {ENOUGH_RUNS}") if cell.runs < ENOUGH_RUNS else None
     alone = (1, f"only {cell.state} so far, and the hardware was verified")
     return {
-        # fp32 first: what others are compared with.
-        State.NEVER: (0 if cell.precision == "fp32" else 3, "never run, and the hardware was verified"),
+        # The usual one first: what others are compared with.
+        State.NEVER: (
+            0 if cell.precision == usual_precision(cell.platform) else 3,
+            "never run, and the hardware was verified",
+        ),
         State.SIMULATED: alone,
         State.UNRANKED: alone,
         State.QUARANTINED: alone,
         State.NOISY: (2, "its fresh results are all noisy"),
         State.STALE: (4, f"its newest result is of {cell.newest:%Y-%m-%d}" if cell.newest else "it is stale"),
     }.get(cell.state)
-
-
-ALL_PLATFORMS = tuple(str(platform) for platform in Platform)
 
 
 def stale_before(now: datetime, days: float) -> datetime:

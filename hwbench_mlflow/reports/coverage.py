@@ -127,7 +127,7 @@ def document(cells: Sequence[Cell], following: Sequence[Next], context: Mapping[
 
 def to_matrix(following: Sequence[Next]) -> Iterator[str]:
     """A matrix of ``hwbench batch``: each run as a cell of ``include``, with its reason. JSON, which is YAML."""
-    yield "# Written by `hwbench coverage --plan`, the most useful first. Run it: hwbench batch FILE"
+    yield "# Written by `hwbench coverage --plan`, the most useful first. Run it: hwbench batch --matrix FILE"
     yield "include:"
     for one in following:
         made = {"model": one.model, "hardware": one.platform, "precision": one.precision, "batch_size": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from hwbench_mlflow.decide.covering import Found, Key, Measured
+from hwbench_mlflow.decide.covering import EMULATED, Found, Key, Measured, usual_precision
 from hwbench_mlflow.warehouse.published import Published, open_published
 
 _RESULTS = [
@@ -28,17 +28,19 @@ def open_coverage(path: Path) -> Published:
             "real_results": _RESULTS,
             "simulated_results": ["run_id", "model_name", "platform", "effective_precision", "created_at"],
             "quarantine": ["run_id", "model_name", "hardware_type", "created_at", "rule", "reason"],
-            "failures": ["model_name", "hardware_type", "failure_category", "failure_reason", "failure_remedy",
-                "created_at",
+            "failures": ["model_name", "hardware_type", "failure_precision", "failure_category", "failure_reason",
+                "failure_remedy", "created_at",
             ],
-            "availability": ["hardware_type", "status", "reason", "remedy", "is_verified", "probed_at"],
+            "availability": ["hardware_type", "status", "reason", "remedy", "is_verified", "emulation_reason",
+                "probed_at",
+            ],
         },
     )  # fmt: skip
 
 
 def measured(found: Published, stale_before: datetime) -> dict[Key, Measured]:
     """Model, platform, precision -> what there is. Of quarantined results the precision is not published: they count
-    where the model has nothing else on the platform, as fp32."""
+    where the model has nothing else on the platform, as what is run where none is asked for."""
     rows = found.connection.execute(
         """WITH real AS (
                SELECT model_name, platform, effective_precision, count(*) FILTER (ranked) AS ranked,
@@ -73,31 +75,38 @@ def measured(found: Published, stale_before: datetime) -> dict[Key, Measured]:
            FROM quarantine WHERE model_name IS NOT NULL AND hardware_type IS NOT NULL GROUP BY ALL"""
     ).fetchall():
         if (model, platform) not in elsewhere:
-            cells[model, platform, "fp32"] = Measured(quarantined=count, why=why)
+            cells[model, platform, usual_precision(platform)] = Measured(quarantined=count, why=why)
     return cells
 
 
-def failures(found: Published) -> dict[tuple[str, str], Found]:
-    """Model and platform -> the last failure."""
+def failures(found: Published) -> dict[tuple[str, str, str | None], Found]:
+    """Model, platform and the precision that was asked for (None: unknown) -> the last failure."""
     rows = found.connection.execute(
-        """SELECT model_name, hardware_type, failure_category, failure_reason, failure_remedy FROM failures
-           WHERE model_name IS NOT NULL AND hardware_type IS NOT NULL
-           QUALIFY row_number() OVER (PARTITION BY model_name, hardware_type ORDER BY created_at DESC NULLS LAST) = 1"""
+        """SELECT model_name, hardware_type, failure_precision, failure_category, failure_reason, failure_remedy
+           FROM failures WHERE model_name IS NOT NULL AND hardware_type IS NOT NULL
+           QUALIFY row_number() OVER (
+               PARTITION BY model_name, hardware_type, failure_precision ORDER BY created_at DESC NULLS LAST) = 1"""
     ).fetchall()
     return {
-        (model, platform): Found(state=state, reason=reason, remedy=remedy)
-        for model, platform, state, reason, remedy in rows
+        (model, platform, precision): Found(state=state, reason=reason, remedy=remedy)
+        for model, platform, precision, state, reason, remedy in rows
     }
 
 
 def probes(found: Published) -> dict[str, Found]:
-    """Platform -> the best that a probe found on any host: a device that computed, else the newest answer."""
+    """Platform -> the best that a probe found on any host: a device that computed, then an emulated one that did, else
+    the newest answer."""
     rows = found.connection.execute(
-        """SELECT hardware_type, CASE WHEN status = 'AVAILABLE' AND NOT is_verified THEN 'UNVERIFIED' ELSE status END,
-                  reason, remedy
+        """SELECT hardware_type,
+                  CASE WHEN status <> 'AVAILABLE' THEN status
+                       WHEN NOT is_verified THEN 'UNVERIFIED'
+                       WHEN emulation_reason IS NOT NULL THEN $emulated ELSE status END,
+                  coalesce(emulation_reason, reason), remedy
            FROM availability
            QUALIFY row_number() OVER (
                PARTITION BY hardware_type
-               ORDER BY status = 'AVAILABLE' AND is_verified DESC, probed_at DESC NULLS LAST) = 1"""
+               ORDER BY status = 'AVAILABLE' AND is_verified DESC, emulation_reason IS NULL DESC,
+                        probed_at DESC NULLS LAST) = 1""",
+        {"emulated": EMULATED},
     ).fetchall()
     return {platform: Found(state=status, reason=why, remedy=remedy) for platform, status, why, remedy in rows}

@@ -237,8 +237,8 @@ def _context(connection: DuckDBPyConnection) -> None:
     connection.execute(_CHANGES)
     connection.execute(
         """INSERT INTO pub.failures
-           SELECT b.run_id, b.model_name, b.hardware_type, b.failure_category, b.failure_reason,
-                  b.failure_remedy,
+           SELECT b.run_id, b.model_name, b.hardware_type, b.failure_precision, b.failure_category,
+                  b.failure_reason, b.failure_remedy,
                   epoch_ms(coalesce(r.end_time, r.start_time)) AS created_at
            FROM benchmark_runs b LEFT JOIN mlflow.runs r ON r.run_uuid = b.run_id
            WHERE b.role = 'failure' AND b.evidence = 'read' AND b.run_id NOT IN (SELECT run_id FROM g_keep_out)

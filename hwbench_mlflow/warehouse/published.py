@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from duckdb import DuckDBPyConnection
 
-PUBLISHED_VERSION = 2
+PUBLISHED_VERSION = 3
 DEFAULT_PUBLISHED = Path("published.duckdb")
 
 JOINED = {
@@ -61,7 +61,7 @@ LAYOUT = {
         created_at TIMESTAMP, verdict VARCHAR, rule VARCHAR NOT NULL, reason VARCHAR NOT NULL""",
     # Timed samples of published runs, thinned evenly to SAMPLES_A_RUN a run.
     "samples": "run_id VARCHAR NOT NULL, worker INTEGER NOT NULL, sample INTEGER NOT NULL, latency_ms DOUBLE NOT NULL",
-    "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR,
+    "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR, failure_precision VARCHAR,
         failure_category VARCHAR NOT NULL, failure_reason VARCHAR NOT NULL, failure_remedy VARCHAR,
         created_at TIMESTAMP""",
     # How a machine's platforms answered over time: a row for each stretch of probes that found the same.

@@ -195,6 +195,7 @@ def _run(
         "reasons": list(verdict.reasons if verdict else reasons),
         "hardware_type": None,
         "model_name": None,
+        "failure_precision": None,
         "failure_category": None,
         "failure_reason": None,
         "failure_remedy": None,
@@ -231,6 +232,7 @@ def _failure(case: Case, data: bytes, judged_by: str) -> Rows:
     run = _run(case, judged_by, "read") | {
         "hardware_type": found.request and str(found.request.platform),
         "model_name": found.request and found.request.workload.model,
+        "failure_precision": found.request and str(found.request.workload.precision),
         "failure_category": str(found.category),
         "failure_reason": found.reason,
         "failure_remedy": found.remedy,

@@ -43,7 +43,7 @@ NO = Found(state="NO_DRIVER", reason="libcuda is missing", remedy="install it")
 def test_each_state(known: Measured, failure: Found | None, probe: Found | None, state: State, reason: str) -> None:
     (cell,) = cover(
         ["bert"], ["cuda"], ["fp32"], {("bert", "cuda", "fp32"): known},
-        {("bert", "cuda"): failure} if failure else {}, {"cuda": probe} if probe else {},
+        {("bert", "cuda", None): failure} if failure else {}, {"cuda": probe} if probe else {},
     )  # fmt: skip
     assert (cell.state, cell.reason) == (state, reason)
 
@@ -56,14 +56,32 @@ def test_only_what_can_be_run_is_proposed_the_most_useful_first() -> None:
         ("few", "cpu", "fp32"): Measured(ranked=1, fresh=1, stable=1),
         ("fine", "cpu", "fp32"): Measured(ranked=9, fresh=9, stable=9),
     }
-    failed = {
-        ("big", "cpu"): Found(state="out_of_memory", reason="x"),
-        ("slow", "cpu"): Found(state="timeout", reason="x"),
+    failed: dict[tuple[str, str, str | None], Found] = {
+        ("big", "cpu", None): Found(state="out_of_memory", reason="x"),
+        ("slow", "cpu", "fp32"): Found(state="timeout", reason="x"),
     }
     models = ["new", "old", "noisy", "few", "fine", "big", "slow"]
     probes = {"cpu": YES, "cuda": NO}
     cells = cover(models, ["cpu", "cuda"], ["fp32"], measured, failed, probes)
     assert [n.model for n in next_runs(cells, failed, probes)] == ["new", "noisy", "old", "slow", "few"]
+
+
+def test_a_platform_without_fp32_is_asked_for_what_it_has() -> None:
+    failed: dict[tuple[str, str, str | None], Found] = {
+        ("bert", "qnn", "fp32"): Found(state="unsupported_operator", reason="no fp32"),
+    }
+    (cell,) = cover(["bert"], ["qnn"], None, {}, failed, {"qnn": YES})
+    assert (cell.precision, cell.state) == ("fp16", State.NEVER), "a failure of fp32 says nothing of fp16"
+    assert [(one.platform, one.precision) for one in next_runs([cell], failed, {"qnn": YES})] == [("qnn", "fp16")]
+
+
+def test_what_is_only_emulated_is_not_proposed_as_hardware() -> None:
+    emulated = {"qnn": Found(state="EMULATED", reason="QNN HTP emulator on x86-64")}
+    cells = cover(["bert"], ["qnn"], None, {}, {}, emulated)
+    assert [(c.state, c.reason) for c in cells] == [
+        (State.UNAVAILABLE, "only emulated: QNN HTP emulator on x86-64; what runs there is simulated")
+    ]
+    assert next_runs(cells, {}, emulated) == []
 
 
 def ask(*arguments: str) -> Result:
@@ -113,6 +131,21 @@ def test_the_plan_is_yaml_that_a_batch_takes_and_holds_only_what_can_run(made: s
     assert {"model": "gpt2", "hardware": "cpu", "precision": "fp32", "batch_size": 1} in loaded["include"]
     assert {cell["hardware"] for cell in loaded["include"]} == {"cpu"}
     assert "bert" not in {cell["model"] for cell in loaded["include"] if cell["precision"] == "fp32"}
+    said = plan.read_text().splitlines()[0].partition("Run it: ")[2]
+    assert f"to run them: {said.replace('FILE', str(plan))}" in done.stderr
+
+
+def test_the_command_that_the_plan_names_runs_it(made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    wanted = ["--model", "bert-tiny", "--model", "gpt2", "--hardware", "cpu", "--precision", "fp32"]
+    assert ask(*wanted, "--plan", "matrix.yaml", "--published", made).exit_code == 0
+    program, *arguments = Path("matrix.yaml").read_text().splitlines()[0].partition("Run it: ")[2].split()
+    assert program == "hwbench"
+    done = CliRunner().invoke(root, [*("matrix.yaml" if a == "FILE" else a for a in arguments), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "2 cells" in done.output
+    assert "bert-tiny" in done.output
 
 
 def test_a_hostile_name_stays_a_name(made: str, tmp_path: Path) -> None:

@@ -365,7 +365,7 @@ def test_a_warehouse_from_before_the_scenarios_keeps_its_rows_and_takes_a_server
 
 def test_a_rebuild_of_a_table_that_is_not_ours_is_refused(db: Path) -> None:
     with duckdb.connect(str(db)) as connection:
-        database.migrate(connection, db, upto=database.latest_version() - 1)
+        database.migrate(connection, db, upto=9)
         connection.execute("DROP VIEW latest_results; DROP VIEW verified_results; DROP VIEW simulated_results")
         connection.execute("DROP VIEW unverified_results; DROP TABLE performance_results")
         connection.execute("CREATE TABLE performance_results (run_id VARCHAR)")
@@ -534,9 +534,9 @@ def test_every_probe_is_logged(lab: Lab, db: Path) -> None:
         ("failure", "cuda", "NO_DEVICE", False, None, "buy one"),
     ]
     assert rows(db, "SELECT count(*) FROM hardware_availability_log WHERE source = 'result'") == [(3,)]
-    columns = "evidence, verdict, hardware_type, model_name, failure_category, failure_reason"
+    columns = "evidence, verdict, hardware_type, model_name, failure_precision, failure_category, failure_reason"
     assert rows(db, f"SELECT {columns} FROM benchmark_runs WHERE run_id = ?", failed) == [
-        ("read", None, "cuda", "bert-tiny", "no_device", "nothing there")
+        ("read", None, "cuda", "bert-tiny", "fp32", "no_device", "nothing there")
     ]
     assert rows(db, "SELECT count(*) FROM performance_results") == [(3,)]
     equals_fresh(lab, db)
