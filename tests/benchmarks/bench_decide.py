@@ -1,10 +1,11 @@
-"""How long the four commands that decide take over many published results, beside pandas that answers the same.
+"""How long what decides takes over many published results: four commands beside pandas, and the dashboard's pages.
 
 Run from the repository's top: ``python -m tests.benchmarks.bench_decide [--rows N] [--folder DIR] [--keep]``. The rows
 are one invented row many times, with medians drawn anew, over models, batch sizes, revisions and a year; published
 without a gate, into a scratch folder. Each part is a process of its own; the time is after imports, and holds opening
 the file and checking the digests of all that is read. Peer: pandas reads the columns from the same file, checks
-nothing, and takes medians and a bootstrap of medians by configuration.
+nothing, and takes medians and a bootstrap of medians by configuration. A page of the dashboard is asked for over HTTP,
+as a browser does: first of a server that has opened nothing, then again.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
+from queue import Queue
+from urllib.request import urlopen
 
 import duckdb
 
@@ -30,12 +34,13 @@ from tests.benchmarks.bench_gate import many
 
 MODELS = 40
 BATCHES = 5
+WAREHOUSE = "rows.duckdb"
 
 
 def build(folder: Path, rows: int) -> dict[str, float]:
     """A published file of so many rows in MODELS x BATCHES configurations, half of them at each of two revisions."""
     many(folder, 0, rows)
-    with duckdb.connect(str(folder / "rows.duckdb")) as connection:
+    with duckdb.connect(str(folder / WAREHOUSE)) as connection:
         connection.execute(
             f"""SELECT setseed(0.5);
                 CREATE TEMP TABLE one AS FROM models SEMI JOIN performance_results USING (model_id);
@@ -58,9 +63,8 @@ def build(folder: Path, rows: int) -> dict[str, float]:
         reason="a benchmark's rows are looked at by no gate",
     )  # fmt: skip
     what = Publication(gate_id="bench", gated_at=datetime(2027, 1, 1), outcomes=[none], quarantine=[], suites={})
-    with database.writer(folder / "rows.duckdb") as connection:
+    with database.writer(folder / WAREHOUSE) as connection:
         assert publish(connection, folder / "published.duckdb", what).rows_real == rows
-    (folder / "rows.duckdb").unlink()
     return {}
 
 
@@ -116,12 +120,34 @@ def pandas(folder: Path, question: str) -> dict[str, float]:
     return {"s": time.perf_counter() - begin}
 
 
+def page(folder: Path, name: str) -> dict[str, float]:
+    """One page of a server that has just started, after imports: the first answer and the one after it."""
+    from hwbench_mlflow.board import Gates  # noqa: F401
+    from hwbench_mlflow.cli.dashboard import Board
+    from hwbench_mlflow.dashboard import serve
+    from hwbench_mlflow.reports import dashboard, figures  # noqa: F401
+    from hwbench_mlflow.warehouse import overview, summarize  # noqa: F401
+
+    address: Queue[str] = Queue()
+    board = Board(folder / "published.duckdb", folder / WAREHOUSE)
+    threading.Thread(target=serve, args=(board, "127.0.0.1", 0, address.put), daemon=True).start()
+    at, taken = address.get(), []
+    for _ in range(2):
+        begin = time.perf_counter()
+        with urlopen(at + name) as answer:
+            assert answer.status == 200
+            assert len(answer.read()) > 1000
+        taken.append(time.perf_counter() - begin)
+    return {"s": taken[0], "again": taken[1]}
+
+
 COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": ("git:aaaaaaaa", "git:bbbbbbbb"),
     "regressions": (),
     "recommend": ("--model", "model 1"),
     "coverage": (),
 }
+PAGES = ("index", "results", "coverage", "trends", "regressions", "quarantine", "machines")
 
 
 def main() -> None:
@@ -133,9 +159,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.part:
         who, _, name = options.part.partition(":")
-        at = ("--published", str(options.folder / "published.duckdb"), "--db", str(options.folder / "absent.duckdb"))
+        at = ("--published", str(options.folder / "published.duckdb"), "--db", str(options.folder / WAREHOUSE))
         if who == "build":
             found = build(options.folder, options.rows)
+        elif who == "page":
+            found = page(options.folder, name)
         else:
             found = command(name, *COMMANDS[name], *at) if who == "hwbench" else pandas(options.folder, name)
         found["gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -158,6 +186,10 @@ def main() -> None:
             ours, theirs = part(f"hwbench:{name}"), part(f"pandas:{name}")
             cells = (ours["s"], ours["gib"], theirs["s"], theirs["gib"])
             print(f"{name:<16}" + "".join(f"{value:>11.2f}" for value in cells), flush=True)
+        print("\ndashboard         first s    again s   peak GiB")
+        for name in PAGES:
+            asked = part(f"page:{name}")
+            print(f"{name:<16}" + "".join(f"{asked[what]:>11.2f}" for what in ("s", "again", "gib")), flush=True)
 
 
 if __name__ == "__main__":
