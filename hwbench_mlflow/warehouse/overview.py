@@ -92,13 +92,15 @@ def latest(
         FROM real_results WHERE ($model::VARCHAR IS NULL OR model_name = $model::VARCHAR)
              AND ($platform::VARCHAR IS NULL OR platform = $platform::VARCHAR)
         GROUP BY {", ".join(CONFIGURATION)}"""
-    total = found.connection.execute(f"SELECT count(*) FROM ({grouped})", wanted).fetchall()[0][0]
+    # One look at the rows for both; the count has a row of its own, as a page past the end has no other.
+    connection = found.connection
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE board_latest AS {grouped}", wanted)
+    total = connection.execute("SELECT count(*) FROM board_latest").fetchall()[0][0]
     rows = _rows(
-        found.connection,
-        f"""WITH picked AS ({grouped} ORDER BY newest DESC, run_id LIMIT {limit:d} OFFSET {offset:d})
+        connection,
+        f"""WITH picked AS (FROM board_latest ORDER BY newest DESC, run_id LIMIT {limit:d} OFFSET {offset:d})
             SELECT r.*, picked.result_count FROM picked JOIN real_results r USING (run_id)
             ORDER BY newest DESC, run_id""",
-        wanted,
     )
     return Part(rows=rows, total=total, offset=offset, limit=limit)
 
