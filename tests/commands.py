@@ -8,13 +8,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ("--hardware", "cpu", "--profile", "smoke")
+Call = Callable[..., tuple[int, str, str]]
+"""The fixture ``call``: exit code, standard output, standard error."""
+
 PERFORMANCE = ("latency_", "throughput_", "energy_", "memory_", "achieved_", "sample_count")
 """Beginnings of metric names that a run without a result must not have."""
 

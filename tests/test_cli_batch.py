@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hwbench_mlflow import probing, runner
-from hwbench_mlflow.cli import main as cli
 from hwbench_mlflow.codec import encode
 from hwbench_mlflow.errors import BenchmarkFailed, HardwareUnavailable, StoreAway
 from hwbench_mlflow.host import process_name
@@ -37,30 +36,13 @@ from hwbench_mlflow.model import (
 from hwbench_mlflow.runner import Measured
 from hwbench_mlflow.spool import Spool
 from hwbench_mlflow.tracking import PARENT_TAG, PROCESS_TAG, Store
-from tests.commands import ROOT, environment, only, said
+from tests.commands import ROOT, Call, environment, only, said
 from tests.honest import DEVICES, honest, resealed
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-Call = Callable[..., tuple[int, str, str]]
 BASE = ("batch", "--models", "bert-tiny,gpt2", "--hardware", "cpu", "--batch-sizes", "1,2", "--seed", "3")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store_uri: str) -> Call:
-    """The ``hwbench`` command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hwbench", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ import click
 import pytest
 
 from hwbench_mlflow import runner
-from hwbench_mlflow.cli import main as cli
 from hwbench_mlflow.cli.run import BatchSizes, OrEmpty
 from hwbench_mlflow.cli.signals import undisturbed
 from hwbench_mlflow.codec import encode, sha256
@@ -27,30 +25,13 @@ from hwbench_mlflow.probing import probe_isolated
 from hwbench_mlflow.runner import Measured
 from hwbench_mlflow.spool import Spool
 from hwbench_mlflow.tracking import Store
-from tests.commands import only, said
+from tests.commands import Call, only, said
 from tests.honest import honest
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-Call = Callable[..., tuple[int, str, str]]
 BASE = ("run", "--model", "bert-tiny", "--hardware", "cpu", "--profile", "smoke")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store_uri: str) -> Call:
-    """The ``hwbench`` command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hwbench", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 def runs(store_uri: str) -> list[Run]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-import click
-
+from hwbench_mlflow.cli.live import Live
 from hwbench_mlflow.evidence import Judgement
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.model import CompileMode, RunRequest, Scenario
 from hwbench_mlflow.plan import cell_id
 from hwbench_mlflow.runner import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,40 +83,15 @@ def entry(outcome: Outcome) -> dict[str, object]:
     return found
 
 
-class BatchProgress:
+class BatchProgress(Live):
     """A bar over the matrix and a line a lane, on a terminal; elsewhere nothing but warnings, each once."""
 
     def __init__(self, total: int) -> None:
+        super().__init__(_columns, refresh_per_second=1)
         self._warned: set[str] = set()
         self._lock = threading.Lock()
-        self._live = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bars
-
-            self._live = Bars(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                refresh_per_second=1,
-                transient=True,
-            )
+        if self._live is not None:
             self._all = self._live.add_task("cells", total=total)
-
-    def __enter__(self) -> BatchProgress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def lane(self, name: str) -> LaneProgress:
         """The progress of one lane, for the runner."""
@@ -137,11 +113,16 @@ class BatchProgress:
             if text in self._warned:
                 return
             self._warned.add(text)
-        line = f"hwbench: warning: {text}"
-        if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
-        else:
-            click.echo(line, err=True)
+        self.say(f"hwbench: warning: {text}")
+
+
+def _columns() -> Sequence[ProgressColumn]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return (
+        TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
 
 
 class LaneProgress(Progress):

@@ -1,50 +1,28 @@
-"""Progress on a terminal, silence elsewhere; warnings always. Everything goes to standard error."""
+"""A run's progress on a terminal, silence elsewhere; warnings always."""
 
 from __future__ import annotations
 
-import sys
 import time
-from types import TracebackType
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import click
-
+from hwbench_mlflow.cli.live import Live
 from hwbench_mlflow.runner import Progress
 
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
-class TerminalProgress(Progress):
+
+class TerminalProgress(Live, Progress):
     """One line that is rewritten: the stage, and a bar where its length is known.
 
     It redraws once a second and at a new stage: a redraw costs 2 ms of the machine that is being measured.
     """
 
     def __init__(self) -> None:
-        self._live = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-            from rich.progress import Progress as Bars
-
-            self._live = Bars(
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-                refresh_per_second=1,
-                transient=True,
-            )
+        super().__init__(_columns, refresh_per_second=1)
+        if self._live is not None:
             self._task = self._live.add_task("starting", total=None)
-
-    def __enter__(self) -> TerminalProgress:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def stage(self, text: str, seconds: float | None = None) -> None:
         """Show a stage. Where its length is known, the bar follows the clock."""
@@ -57,11 +35,15 @@ class TerminalProgress(Progress):
 
     def warn(self, text: str) -> None:
         """One line on standard error."""
-        line = f"hwbench: warning: {text}"
-        if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
-        else:
-            click.echo(line, err=True)
+        self.say(f"hwbench: warning: {text}")
+
+
+def _columns() -> Sequence[ProgressColumn]:
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return (
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn(),
+    )  # fmt: skip
 
 
 def _after(seconds: float) -> time.struct_time:
