@@ -63,6 +63,34 @@ def test_prints_a_complete_table(name: str) -> None:
     assert all("hwbench --help" in extra for extra in cells)  # the installed command, where there is one
 
 
+@pytest.mark.slow
+def test_the_batch_s_tables_are_complete() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench_batch", "--smallest"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [re.fullmatch(r"\| (.+) \| (?:\d+\.\d+%?)? ?\|", line) for line in done.stdout.splitlines()]
+    assert [one[1] for one in found if one] == [
+        "one device, 2 cells, profile smoke",
+        "whole batch, s",
+        "its measurements and model loads, s",
+        "its own cost, s",
+        "its own cost, share of the measurements (at most 3%)",
+        "making runs and sending results while workers start, s",
+        "two devices, 2 cells, profile smoke",
+        "whole batch, s",
+        "cells of cpu, s",
+        "cells of openvino, s",
+        "whole batch, the longer of them = 1",
+        "whole batch, all cells one after the other = 1",
+    ]
+
+
 def test_who_goes_first_changes_from_pair_to_pair() -> None:
     calls: list[str] = []
 
