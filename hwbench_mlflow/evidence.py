@@ -39,6 +39,12 @@ SIGNED_FILES = (RESULT_FILE, SAMPLES_FILE)
 
 DIGEST_PARAM = "hwbench.result_sha256"
 ROLE_TAG = "hwbench.role"
+ATTEMPT_TAG = "hwbench.attempt"
+"""Drawn before a run is made: whoever sends again finds by it the run that an answer was lost of."""
+PROCESS_TAG = "hwbench.process"
+"""Which process of which machine writes the run: see :func:`.host.process_name`."""
+CELLS_TAG = "hwbench.batch_cells"
+"""On the parent of a batch: how many configurations it holds."""
 RESULT_ID_PARAM = "hwbench.result_id"
 
 KEY_RULE = "key"

@@ -30,7 +30,7 @@ from hwbench_mlflow.errors import (
     StoreError,
     UsageError,
 )
-from hwbench_mlflow.evidence import Judgement, judge
+from hwbench_mlflow.evidence import ATTEMPT_TAG, CELLS_TAG, PROCESS_TAG, Judgement, judge
 from hwbench_mlflow.host import process_alive
 from hwbench_mlflow.lanes import Stopping, run_lanes
 from hwbench_mlflow.model import Platform, RunRequest, VerdictState
@@ -43,10 +43,7 @@ if TYPE_CHECKING:
     from hwbench_mlflow.model import Availability
 
 CELL_TAG = "hwbench.cell"
-CELLS_TAG = "hwbench.batch_cells"
 SEED_TAG = "hwbench.batch_seed"
-PROCESS_TAG = "hwbench.process"
-ATTEMPT_TAG = "hwbench.attempt"
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from hwbench_mlflow import host
 from hwbench_mlflow.errors import HwbenchError, StoreError
+from hwbench_mlflow.evidence import PROCESS_TAG
 
 if TYPE_CHECKING:
     from hwbench_mlflow.evidence import RunIndex
@@ -169,7 +170,7 @@ def left_running(opened: Store, hours: float) -> list[RunIndex]:
 
 def is_dead(run: RunIndex) -> bool:
     """Whether this machine knows that the process that writes a run is gone."""
-    return host.process_alive(run.tags.get("hwbench.process", "")) is False
+    return host.process_alive(run.tags.get(PROCESS_TAG, "")) is False
 
 
 def spool(setup: Setup) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from hwbench_mlflow.cli.signals import undisturbed
 from hwbench_mlflow.errors import HwbenchError, StoreAway, StoreError
+from hwbench_mlflow.evidence import ATTEMPT_TAG
 from hwbench_mlflow.spool import SPOOL_VERSION, ParentEnd, ParentPlace, Place, Spool
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 AWAY_SECONDS = 60.0
 """How long a store that did not answer is not asked again by the same command: each time costs seconds."""
-
-ATTEMPT_TAG = "hwbench.attempt"
 
 Warn = Callable[[str], None]
 
