@@ -8,16 +8,16 @@ import logging
 import os
 import re
 import statistics
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from hwbench_mlflow import documents, evidence
-from hwbench_mlflow.errors import StoreError, UsageError
-from hwbench_mlflow.evidence import ATTEMPT_TAG, CELLS_TAG, FOLDER, ROLE_TAG, RunIndex
+from hwbench_mlflow.errors import UsageError
+from hwbench_mlflow.evidence import ATTEMPT_TAG, CELLS_TAG, ROLE_TAG, RunIndex
 from hwbench_mlflow.metrics import ALL_METRICS
 from hwbench_mlflow.note import dashboard_link
-from hwbench_mlflow.tracking.artifacts import MAX_ARTIFACT_BYTES, ArtifactFiles
+from hwbench_mlflow.tracking.artifacts import ArtifactFiles
 from hwbench_mlflow.tracking.boundary import check_sqlite, store_errors
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 PARENT_TAG = "mlflow.parentRunId"
 PLAN_FILE = "plan.json"
-READ_FILES = frozenset({*evidence.EVIDENCE_FILES, documents.ESTIMATE_FILE, documents.ROOFLINE_FILE})
+HISTORIES_AT_A_TIME = 8
+"""Below what MLflow's client keeps open (``MLFLOW_HTTP_POOL_MAXSIZE``, 10): no connection is made twice."""
+READ_FILES = (*evidence.EVIDENCE_FILES, documents.ESTIMATE_FILE, documents.ROOFLINE_FILE)
 
 
 class Reader:
@@ -95,26 +97,20 @@ class Reader:
                 status=run.info.status,
                 params=dict(run.data.params),
                 tags=dict(run.data.tags),
-                metrics={name: self._history(run_id, name) for name in ours},
+                metrics=self._histories(run_id, ours),
             )
-            return index, self._read_files(run_id)
+            return index, ArtifactFiles(self.uri).fetch(run_id, run.info.artifact_uri, READ_FILES)
 
-    def _history(self, run_id: str, name: str) -> list[float]:
-        return [float(point.value) for point in self.client.get_metric_history(run_id, name)]
+    def _histories(self, run_id: str, names: Sequence[str]) -> dict[str, list[float]]:
+        """Every point of each metric. MLflow tells them a key a request: a server is asked for several at a time."""
 
-    def _read_files(self, run_id: str) -> dict[str, bytes]:
-        names = {
-            Path(item.path).name: item.file_size
-            for item in self.client.list_artifacts(run_id, FOLDER)
-            if not item.is_dir and Path(item.path).name in READ_FILES
-        }
-        files = {}
-        with tempfile.TemporaryDirectory(prefix="hwbench-") as folder:
-            for name, size in names.items():
-                if size is not None and size > MAX_ARTIFACT_BYTES:
-                    raise StoreError(f"{FOLDER}/{name} of run {run_id} has {size} bytes: hwbench writes none so large")
-                files[name] = Path(self.client.download_artifacts(run_id, f"{FOLDER}/{name}", folder)).read_bytes()
-        return files
+        def history(name: str) -> list[float]:
+            return [float(point.value) for point in self.client.get_metric_history(run_id, name)]
+
+        if not self.uri.startswith(("http://", "https://")):
+            return {name: history(name) for name in names}
+        with ThreadPoolExecutor(HISTORIES_AT_A_TIME) as threads:
+            return dict(zip(names, threads.map(history, names), strict=True))
 
     def is_whole(self, run_id: str, role: str) -> bool:
         """Whether a run has ended with all that it was to hold: a ``result`` and its index, or a ``failure``.
