@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import psutil
 import pytest
 import requests
 
-from hwbench_mlflow import host
+from hwbench_mlflow import host, probing
 from hwbench_mlflow.cli import checks
 from hwbench_mlflow.cli import main as cli
 from hwbench_mlflow.cli.checks import Finding, Level, Setup, run_checks
 from hwbench_mlflow.host import process_alive, process_name
 from hwbench_mlflow.keystore import signing_key
+from hwbench_mlflow.model import Availability, AvailabilityStatus, Platform
 from hwbench_mlflow.spool import SPOOL_VERSION, ParentEnd, ParentPlace, Place, Spool
 from hwbench_mlflow.tracking import PROCESS_TAG, Store
 
@@ -97,6 +99,43 @@ def test_a_store_that_is_none_is_a_problem_and_a_stale_folder_is_a_trap(
         Setup(tracking_uri=None, db=bad, published=bad, stuck_hours=6, probe=False), {"store": checks.store}
     )
     assert (found.level, "mlruns" in found.seen) == (Level.PROBLEM, True)
+
+
+def test_a_store_that_is_not_there_yet_is_not_made_by_the_asking(setup: Setup, tmp_path: Path) -> None:
+    first = replace(setup, tracking_uri=f"sqlite:///{tmp_path / 'first.db'}")
+    assert levels("store", first) + levels("runs", first) == [Level.ABSENT, Level.ABSENT]
+    assert not (tmp_path / "first.db").exists()
+
+
+def test_a_server_that_is_away_is_a_problem_once_and_all_that_hangs_on_it_unknown(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = replace(setup, tracking_uri="http://127.0.0.1:9")
+    found = run_checks(away, {name: checks.CHECKS[name] for name in ("store", "runs", "clocks")})
+    assert [(one.check, one.level) for one in found] == [
+        ("store", Level.PROBLEM), ("runs", Level.UNKNOWN), ("clocks", Level.OK), ("clocks", Level.UNKNOWN),
+    ]  # fmt: skip
+    assert "cannot be reached" in found[0].seen
+    assert all(len(one.seen) < 80 for one in found[1:]), "the reason is said once"
+
+
+def test_a_platform_that_is_not_here_is_absent_and_what_would_help_is_said(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(platforms: list[Platform]) -> list[Availability]:
+        return [
+            Availability(platform=Platform.CUDA, status=status, reason=str(status), remedy="Buy one")
+            for status in AvailabilityStatus
+        ]
+
+    monkeypatch.setattr(probing, "probe_isolated", answers)
+    found = run_checks(replace(setup, probe=True), {"platforms": checks.platforms})
+    levels = {one.seen.split(": ")[1]: one.level for one in found}
+    assert levels.pop("AVAILABLE") is Level.PROBLEM, "there, and no operation was verified on it"
+    assert levels.pop("PROBE_FAILED") is Level.PROBLEM
+    assert set(levels.values()) == {Level.ABSENT}
+    assert {one.remedy for one in found} == {"Buy one"}
 
 
 def test_an_address_is_shown_without_its_password() -> None:
@@ -203,7 +242,7 @@ def test_a_governor_turbo_and_smt_that_are_not_told_are_unknown(setup: Setup, mo
 
 
 def test_a_warehouse_or_a_published_file_that_is_none_is_a_problem(setup: Setup) -> None:
-    assert levels("warehouse", setup) + levels("published", setup) == [Level.OK, Level.OK]
+    assert levels("warehouse", setup) + levels("published", setup) == [Level.ABSENT, Level.ABSENT]
     for path in (setup.db, setup.published):
         path.write_bytes(b"no database" * 1000)
     assert levels("warehouse", setup) + levels("published", setup) == [Level.PROBLEM, Level.PROBLEM]

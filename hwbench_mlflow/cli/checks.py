@@ -46,6 +46,8 @@ class Level(StrEnum):
     WARNING = "warning"
     PROBLEM = "problem"
     UNKNOWN = "unknown"
+    ABSENT = "absent"
+    """Not here, or not yet, and nothing is wrong with that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,9 @@ def store(setup: Setup) -> Iterator[Finding]:
             remedy="Move ./mlruns away, or set MLFLOW_TRACKING_URI=sqlite:///mlflow.db",
         )  # fmt: skip
         return
+    if (absent := no_store_yet(setup)) is not None:
+        yield Finding(check="store", level=Level.ABSENT, seen=f"no {absent} yet (the first run makes it)")
+        return
     try:
         opened = _store(setup)
         experiments = opened.count_experiments()
@@ -136,12 +141,19 @@ def store(setup: Setup) -> Iterator[Finding]:
         yield Finding(check="store", level=Level.PROBLEM, seen=_said(error), remedy=error.remedy or "Check its address")
         return
     shown = _without_password(opened.uri)
-    yield Finding(check="store", level=Level.OK, seen=f"{shown} answers: {experiments} experiments")
+    yield Finding(check="store", level=Level.OK, seen=f"{shown} answers: {experiments} experiment(s)")
 
 
 def stuck(setup: Setup) -> Iterator[Finding]:
     """Runs of hwbench that are RUNNING and should not be."""
-    found = left_running(_store(setup), setup.stuck_hours)
+    if no_store_yet(setup) is not None:
+        yield Finding(check="runs", level=Level.ABSENT, seen="no store yet: no run")
+        return
+    try:
+        found = left_running(_store(setup), setup.stuck_hours)
+    except StoreError:
+        yield Finding(check="runs", level=Level.UNKNOWN, seen="the store does not say: see above")
+        return
     if not found:
         yield Finding(check="runs", level=Level.OK, seen=f"no run has been RUNNING for {setup.stuck_hours:g} hours")
         return
@@ -269,7 +281,11 @@ def clocks(setup: Setup) -> Iterator[Finding]:
     import requests
 
     asked = time.time()
-    stated = requests.get(uri.rstrip("/") + "/health", timeout=10).headers.get("Date")
+    try:
+        stated = requests.get(uri.rstrip("/") + "/health", timeout=10).headers.get("Date")
+    except requests.RequestException:
+        yield Finding(check="clocks", level=Level.UNKNOWN, seen="the server does not answer: its clock is not known")
+        return
     if stated is None:
         yield Finding(check="clocks", level=Level.UNKNOWN, seen="the server does not say what time it is there")
         return
@@ -291,7 +307,7 @@ def disk(setup: Setup) -> Iterator[Finding]:
         free = shutil.disk_usage(there).free
         level = Level.PROBLEM if free < FULL_DISK_BYTES else Level.WARNING if free < LOW_DISK_BYTES else Level.OK
         yield Finding(
-            check="disk", level=level, seen=f"{name} ({there}): {free / 1024**3:.1f} GiB free",
+            check="disk", level=level, seen=f"{name} ({there}): {_size(free)} free",
             remedy=None if level is Level.OK else "Free some",
         )  # fmt: skip
 
@@ -356,7 +372,7 @@ def platforms(setup: Setup) -> Iterator[Finding]:
         elif answer.status is AvailabilityStatus.PROBE_FAILED:
             level = Level.PROBLEM
         else:  # not here, and it says so: most machines lack most platforms
-            level = Level.PROBLEM if answer.status is AvailabilityStatus.AVAILABLE else Level.OK
+            level = Level.PROBLEM if answer.status is AvailabilityStatus.AVAILABLE else Level.ABSENT
         named = ", ".join(device.name for device in answer.devices) or str(answer.status)
         yield Finding(
             check=f"platform {answer.platform}", level=level, seen=f"{named}: {answer.reason}",
@@ -369,7 +385,7 @@ def warehouse(setup: Setup) -> Iterator[Finding]:
     from hwbench_mlflow.warehouse.database import latest_version, reader, version
 
     if not setup.db.exists():
-        yield Finding(check="warehouse", level=Level.OK, seen=f"no {setup.db} yet (hwbench sync makes it)")
+        yield Finding(check="warehouse", level=Level.ABSENT, seen=f"no {setup.db} yet (hwbench sync makes it)")
         return
     try:
         with reader(setup.db) as connection:
@@ -393,7 +409,7 @@ def published(setup: Setup) -> Iterator[Finding]:
     from hwbench_mlflow.warehouse.published import open_published
 
     if not setup.published.exists():
-        yield Finding(check="published", level=Level.OK, seen=f"no {setup.published} yet (hwbench gate makes it)")
+        yield Finding(check="published", level=Level.ABSENT, seen=f"no {setup.published} yet (hwbench gate makes it)")
         return
     try:
         with open_published(setup.published) as opened:
@@ -457,6 +473,20 @@ CHECKS: dict[str, Check] = {
     "published": published,
 }
 """Name -> check, in the order in which they are shown."""
+
+
+def no_store_yet(setup: Setup) -> Path | None:
+    """The file that a first run makes; None for a store that is there, and for one that is no file. MLflow would make
+    it for the asking, and a doctor changes nothing."""
+    from hwbench_mlflow.tracking import whole_uri
+
+    uri = whole_uri(setup.tracking_uri)
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return path if uri.startswith("sqlite:///") and not path.exists() else None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB" if count >= 1024**3 else f"{count / 1024**2:.0f} MiB"
 
 
 def _store(setup: Setup) -> Store:

@@ -59,11 +59,13 @@ def doctor(  # noqa: PLR0917  # click passes options by keyword
 
 def _end_dead(setup: Setup) -> list[str]:
     """Complete what the spool can complete, then end what dead processes of this machine left; their runs."""
-    from hwbench_mlflow.cli.checks import is_dead, left_running
+    from hwbench_mlflow.cli.checks import is_dead, left_running, no_store_yet
     from hwbench_mlflow.cli.delivery import Delivery
     from hwbench_mlflow.keystore import load_keyring, signing_key
     from hwbench_mlflow.tracking import Store
 
+    if no_store_yet(setup) is not None:
+        return []
     warn = lambda text: click.echo(f"hwbench: warning: {text}", err=True)  # noqa: E731
     delivery = Delivery(setup.tracking_uri, None, signing_key(), load_keyring(), warn)
     delivery.flush()
