@@ -1,7 +1,8 @@
 """The server and multistream scenarios as arithmetic: schedules, searches, statistics, and what contradicts them.
 
-Pure. After MLPerf inference (mlcommons/inference_policies, inference_rules.adoc; mlcommons/inference, loadgen). The
-load generator and the verdict both compute from here: whatever a window was planned to be, a verifier plans again.
+Pure. After MLPerf inference (mlcommons/inference_policies, inference_rules.adoc at 848b9ab, section 3;
+mlcommons/inference, loadgen/results.cc at 7ad9af1); docs/reference/measuring.md says where we differ. The load
+generator and the verdict both compute from here: whatever a window was planned to be, a verifier plans again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from hwbench_mlflow.stats import NS_PER_MS, PERCENTILE_MIN_SAMPLES, aggregate, a
 
 DEFAULT_PERCENTILE = 99
 DEFAULT_QUERY_SIZE = 8
-"""MLPerf's: Server's bound is on the 99th percentile, a MultiStream query has 8 samples."""
+"""MLPerf's: Server's bound is on the 99th percentile, a MultiStream query has 8 samples
+(loadgen/mlperf.conf at 001712e: ``*.Server.target_latency_percentile``, ``*.MultiStream.samples_per_query``)."""
 
 SERVER_PERCENTILES = (90, 95, 99)
 

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from hwbench_mlflow.model import Aggregates, Conditions
 
 PERCENTILE_MIN_SAMPLES = {50: 11, 90: 64, 95: 130, 99: 662}
-"""Fewest samples for a percentile at 99% confidence: MLPerf's early-stopping rule (binomial,
-no tolerance; mlcommons/inference, loadgen/early_stopping.cc). Fewer: the percentile is None."""
+"""Fewest samples for a percentile: the least n of which one above it is allowed at 99% confidence (binomial, no
+tolerance), as MLPerf's early stopping has it (mlcommons/inference, loadgen/results.cc at 7ad9af1, ``EarlyStopping``:
+``find_min_passing(1, ...) + 1``; loadgen/early_stopping.cc at 51a4a7e). Fewer: the percentile is None. What is given is
+the samples' own quantile, not loadgen's estimate, which with few samples is higher."""
 
 NS_PER_MS = 1e6
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,29 @@ def test_a_batch_is_one_parent_with_a_run_for_each_cell_in_the_order_of_its_seed
     call(*BASE)
     assert [encode(request) for request in quick] == first
     assert Spool().waiting() == []
+
+
+def test_the_entry_point_of_mlflow_run_is_a_batch_in_the_run_that_mlflow_made(
+    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that ``mlflow run . -e batch -P ...`` starts, as MLflow makes it of MLproject."""
+    from mlflow.projects._project_spec import load_project
+
+    entry = load_project(str(ROOT)).get_entry_point("batch")
+    given = {"models": "bert-tiny,gpt2", "hardware": "cpu", "batch_sizes": "1,2", "profile": "smoke"}
+    words = shlex.split(entry.compute_command(given, None))
+    assert words[:3] == ["python", "-m", "hwbench_mlflow"]
+    client = Store(store_uri).client
+    made = client.create_run("0", run_name="chosen-by-mlflow-77").info.run_id
+    client.log_param(made, "models", given["models"])
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    code, out, _ = call(*words[3:])
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    parent, children = runs(store_uri)
+    assert (code, parent.info.run_id, parent.info.status) == (0, made, "FINISHED")
+    assert statuses(children) == Counter(FINISHED=4)
+    assert f"4 cells: 4 done; parent run {made}" in out
+    assert {request.profile.name for request in quick} == {"smoke"}
 
 
 def test_earlier_runs_tell_how_long_a_plan_takes(call: Call, quick: list[RunRequest]) -> None:
