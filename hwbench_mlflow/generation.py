@@ -1,8 +1,9 @@
 """Statistics of models that write, from the raw time stamps of their tokens.
 
 Pure, standard library only, exact to the last bit like :mod:`.stats`. The words are MLPerf inference's
-(mlcommons/inference, loadgen/results.cc at 7ad9af1: first_token_latencies, time_per_output_token_arr), the definitions as we
-understand them: TTFT is the time from the query to its first token; TPOT is (latency - TTFT) / (tokens - 1).
+(mlcommons/inference, loadgen/results.cc at 7ad9af1: ``first_token_latencies``, ``time_per_output_token_arr``), the
+definitions as we understand them: TTFT is the time from the query to its first token; TPOT is (latency - TTFT) /
+(tokens - 1).
 """
 
 from __future__ import annotations
