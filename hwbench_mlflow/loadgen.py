@@ -26,6 +26,10 @@ SPIN_NS = 150_000
 this uses of the CPU is not counted as work: only what is used while a query runs is."""
 
 
+DISTURBED = 3.0
+"""A bound this many times as long as one inference is held at low rates, unless something else used the device."""
+
+
 @dataclass(slots=True)
 class Served:
     """One open-loop window: when each query started and ended (ns since its begin), in the order of arrival.
@@ -130,12 +134,17 @@ class Server:
             held.append(self.trials[-1].held)
         self.rate_per_s = scenarios.bracket(self.capacity_per_s, held)[0]
         if not self.rate_per_s:
-            tried = min(trial.rate_per_s for trial in self.trials)
+            last = min(self.trials, key=lambda trial: trial.rate_per_s)
+            # A device that is idle nearly all the time, and late all the same, was disturbed.
+            disturbed = self._bound_ns > DISTURBED * self.service_ns
             raise BenchmarkFailed(
                 f"no rate holds {self.workload.latency_bound_ms:g} ms at percentile {self._percent}: one inference "
-                f"alone takes {self.service_ns / NS_PER_MS:.3g} ms, and {tried:.3g} queries/s were too many",
+                f"alone takes {self.service_ns / NS_PER_MS:.3g} ms, and at {last.rate_per_s:.3g} queries/s "
+                f"{last.late} of {last.finished} were late (p{self._percent}: {last.tail_ms:.3g} ms)",
                 FailureCategory.BOUND_NOT_MET,
-                remedy="Allow more with --latency-bound-ms, or take a smaller model, batch or input",
+                remedy="Something else used the machine: end it, or allow more with --latency-bound-ms"
+                if disturbed
+                else "Allow more with --latency-bound-ms, or take a smaller model, batch or input",
             )
 
     def window(self, outputs: list[object | None]) -> tuple[array[int], int]:

@@ -89,7 +89,13 @@ def test_a_bound_that_nothing_holds_is_a_failure_and_no_number() -> None:
     with pytest.raises(BenchmarkFailed, match=r"no rate holds 0\.001 ms at percentile 99") as caught:
         server(Waiting(), bound_ms=0.001).search(lambda: None)
     assert caught.value.category is FailureCategory.BOUND_NOT_MET
-    assert "--latency-bound-ms" in str(caught.value.remedy)
+    assert str(caught.value.remedy).startswith("Allow more with --latency-bound-ms")
+
+
+def test_a_bound_that_a_disturbed_machine_does_not_hold_is_told_apart() -> None:
+    with pytest.raises(BenchmarkFailed, match=r"1 of 1 were late \(p99: ") as caught:
+        server(Waiting(0.03), service_ns=1 * MS, bound_ms=20).search(lambda: None)  # 1 ms, the warm-up had said
+    assert str(caught.value.remedy).startswith("Something else used the machine")
 
 
 def test_a_rate_that_was_given_is_neither_searched_nor_lowered() -> None:
