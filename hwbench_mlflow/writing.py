@@ -24,9 +24,9 @@ def require_writer(backend: Backend, workload: Workload) -> None:
         return
     raise BenchmarkFailed(
         f"{backend.platform} runs one forward pass; {workload.phase} needs a loop that keeps a key-value cache, which "
-        "hwbench has for torch only",
+        "hwbench has for torch and openvino only",
         FailureCategory.UNSUPPORTED_OPERATOR,
-        remedy="Use --phase forward, or --hardware cpu, cuda, rocm or mps",
+        remedy="Use --phase forward, or --hardware cpu, openvino, cuda, rocm or mps",
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from hwbench_mlflow.backends.cpu import CpuBackend
 from hwbench_mlflow.backends.openvino import OpenvinoBackend
+from hwbench_mlflow.backends.webgpu import WebgpuBackend
 from hwbench_mlflow.errors import BenchmarkFailed
 from hwbench_mlflow.generation import generation_stats
 from hwbench_mlflow.index import index_of, real_time_factor
@@ -152,9 +153,10 @@ def test_the_real_time_factor_is_seconds_of_audio_a_second() -> None:
 
 
 def test_a_platform_that_runs_graphs_of_one_pass_refuses_to_write_in_one_line() -> None:
-    with pytest.raises(BenchmarkFailed, match="openvino runs one forward pass") as caught:
-        require_writer(OpenvinoBackend(), _work())
+    with pytest.raises(BenchmarkFailed, match="webgpu runs one forward pass") as caught:
+        require_writer(WebgpuBackend(), _work())
     assert caught.value.category is FailureCategory.UNSUPPORTED_OPERATOR
     assert "\n" not in str(caught.value)
-    require_writer(OpenvinoBackend(), _work(Phase.FORWARD))
+    require_writer(WebgpuBackend(), _work(Phase.FORWARD))
+    require_writer(OpenvinoBackend(), _work())
     require_writer(CpuBackend(), _work())

@@ -99,7 +99,7 @@ class Converts(Protocol):
 
 @runtime_checkable
 class Writes(Protocol):
-    """A backend whose sessions call the torch module itself, so that it may be a loop over tokens."""
+    """A backend whose sessions can run a loop over tokens."""
 
     writes: ClassVar[bool]
 

@@ -36,6 +36,7 @@ from hwbench_mlflow.model import (
     DeviceCheck,
     ExecutionWitness,
     FailureCategory,
+    Phase,
     Platform,
     Precision,
     Scenario,
@@ -71,6 +72,7 @@ class OpenvinoBackend:
 
     platform: ClassVar[Platform] = Platform.OPENVINO
     converts: ClassVar[bool] = True
+    writes: ClassVar[bool] = True
 
     def probe(self) -> Availability:
         """Compile a product to each device the runtime lists, run it, and read back where it ran."""
@@ -123,10 +125,15 @@ class OpenvinoBackend:
         if device.platform is not self.platform or device.id not in known:
             raise refuse(device, self.platform, known)
         require_precision(core, device.id, workload.precision)
+        from hwbench_mlflow.backends._openvino_writing import WriterSession, convert_writer
+
         begin = time.perf_counter_ns()
-        graph, kept = convert(model, workload)
+        if writes := workload.phase is not Phase.FORWARD:
+            graph, kept = convert_writer(model, workload), model.output_names
+        else:
+            graph, kept = convert(model, workload)
         load_ns = time.perf_counter_ns() - begin
-        session = OpenvinoSession(
+        session = (WriterSession if writes else OpenvinoSession)(
             core,
             graph,
             device=describe_device(core, device.id, {}),
@@ -259,21 +266,35 @@ def convert(model: LoadedModel, workload: Workload) -> tuple[Any, tuple[str, ...
     Every tensor that the module returns stays an output, the compared ones first, so that no part of
     the model's work is pruned; only caches (not tensors) are dropped.
     """
+    import torch
+
+    spec = sized_spec(model.input_spec, workload.batch_size)
+    example = tuple(torch.from_numpy(array) for array in example_arrays(spec).values())
+    positional = _positional(model.module, [item.name for item in spec], model.output_names)
+    graph = converted(positional, example, [list(item.shape) for item in spec])
+    shapes = [tuple(port.shape) for port in graph.inputs]
+    if shapes != [item.shape for item in spec]:
+        raise BenchmarkFailed(
+            f"openvino's graph takes {shapes}, the model {[item.shape for item in spec]}",
+            FailureCategory.UNSUPPORTED_OPERATOR,
+        )
+    return graph, tuple(positional.kept)
+
+
+def converted(module: torch.nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]]) -> Any:
+    """A module with positional inputs as a graph that takes those shapes (-1: any). Raises BenchmarkFailed."""
     import openvino as ov
     import torch
     from openvino import frontend
     from torch.jit._trace import TracerWarning
 
-    spec = sized_spec(model.input_spec, workload.batch_size)
-    example = tuple(torch.from_numpy(array) for array in example_arrays(spec).values())
-    positional = _positional(model.module, [item.name for item in spec], model.output_names)
     with warnings.catch_warnings(), torch.no_grad():
         # The converter traces with what torch deprecates; shapes are static, so what the tracer fixes
         # as constant is constant. The output check is what catches a wrong trace.
         for category in (DeprecationWarning, FutureWarning, TracerWarning):
             warnings.simplefilter("ignore", category)
         try:
-            graph = ov.convert_model(positional, example_input=example, input=[list(item.shape) for item in spec])
+            return ov.convert_model(module, example_input=example, input=shapes)
         except (
             RuntimeError,
             frontend.GeneralFailure,
@@ -285,13 +306,6 @@ def convert(model: LoadedModel, workload: Workload) -> tuple[Any, tuple[str, ...
                 f"openvino cannot convert the model: {one_line(_cause(str(error)))}",
                 FailureCategory.UNSUPPORTED_OPERATOR,
             ) from error
-    shapes = [tuple(port.shape) for port in graph.inputs]
-    if shapes != [item.shape for item in spec]:
-        raise BenchmarkFailed(
-            f"openvino's graph takes {shapes}, the model {[item.shape for item in spec]}",
-            FailureCategory.UNSUPPORTED_OPERATOR,
-        )
-    return graph, tuple(positional.kept)
 
 
 def _cause(text: str) -> str:
