@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hwbench_mlflow import evidence, tracking
+from hwbench_mlflow import evidence
 from hwbench_mlflow.attest import Keyring, SigningKey
 from hwbench_mlflow.backends.fake import FakeBackend
 from hwbench_mlflow.errors import BenchmarkFailed, HwbenchError, StoreError, UsageError
@@ -22,6 +22,7 @@ from hwbench_mlflow.keystore import load_keyring, signing_key
 from hwbench_mlflow.model import FailureCategory, VerdictState
 from hwbench_mlflow.note import dashboard_link
 from hwbench_mlflow.tracking import MAX_TAG_CHARACTERS, Store, failure_of, store_errors
+from hwbench_mlflow.tracking.store import RANDOM_NAME
 from tests.honest import honest
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def test_a_failure_says_why_and_has_no_number(store: Store, killed: bool, status
 
 def test_the_random_name_of_an_adopted_run_is_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = store.client.create_run("0").info
-    assert tracking.RANDOM_NAME.fullmatch(made.run_name), "MLflow makes other names now"
+    assert RANDOM_NAME.fullmatch(made.run_name), "MLflow makes other names now"
     monkeypatch.setenv("MLFLOW_RUN_ID", made.run_id)
     adopting = Store(store.uri)
     assert adopting.start("bert-cpu-fp32-b1") == made.run_id
