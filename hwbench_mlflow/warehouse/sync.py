@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.warehouse import database, mirror
+from hwbench_mlflow.warehouse import database, dependents, mirror
 from hwbench_mlflow.warehouse.readers import Mode, Reader, Request, StoreState
 from hwbench_mlflow.warehouse.stage import Stage
 
@@ -163,10 +163,7 @@ class _Sync:
     ) -> None:
         self.reader, self.connection, self.options, self.scope = reader, connection, options, scope
         self.judge, self.say, self.progress, self.at_step, self.began = judge, say, progress, at_step, began
-        # Brings cryptography and the rules of verdicts with it: a sync that finds nothing to do needs none of them.
-        from hwbench_mlflow.warehouse import star
-
-        self.star, self.filled = star, star.Filled()
+        self.filled = dependents.Filled()
         self.started = utc_now()
         self.seconds: dict[str, float] = {}
         self.sync_id: int | None = None
@@ -236,7 +233,7 @@ class _Sync:
                 sync_id = self._sync_id()
                 mirror.write_batch(self.connection, batch, sync_id, self.started)
                 # A result must not outlive the state of the run that it was judged in.
-                self.star.forget_changed(self.connection, batch)
+                dependents.forget_changed(self.connection, batch)
                 self.at_step(f"inside {batch}")
                 mirror.write_fingerprints(self.connection, batch)
             self.at_step(f"batch {batch}")
@@ -245,7 +242,7 @@ class _Sync:
     def _conclude(self, stage: Stage, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
         """The mirror stands: judge, then log and remember."""
         self._timed("results", lambda: self._fill(plan))
-        quiet = self.sync_id is None and not self._refused_differ() and not self.star.orphans(self.connection)
+        quiet = self.sync_id is None and not self._refused_differ() and not dependents.orphans(self.connection)
         if plan.empty and state == previous and quiet:
             return
         with database.transaction(self.connection):
@@ -270,11 +267,11 @@ class _Sync:
 
     def _finish(self, plan: mirror.Plan, state: StoreState, runs_seen: int) -> None:
         connection = self.connection
-        if not plan.empty or self.sync_id is not None or self.star.orphans(connection):
+        if not plan.empty or self.sync_id is not None or dependents.orphans(connection):
             sync_id = self._sync_id()
             mirror.remove_runs(connection, plan.removed, sync_id, self.started)
-            self.star.forget(connection, plan.removed)
-            self.star.tidy(connection)
+            dependents.forget(connection, plan.removed)
+            dependents.tidy(connection)
             if plan.experiments_differ:
                 mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
             connection.execute(
