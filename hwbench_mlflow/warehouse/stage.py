@@ -214,13 +214,17 @@ class Stage:
         ).fetchall()
         return [r[0] for r in rows]
 
-    def staged_keys(self, run_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
-        """``(metric key, runs that have it)`` of the named runs, from ``s_latest_metrics``."""
+    def staged_keys(self, run_ids: Sequence[str]) -> dict[str, list[str]]:
+        """The metrics' keys of the named runs, from ``s_latest_metrics``."""
         self._name(run_ids)
-        return self.connection.execute(
-            "SELECT key, list(run_uuid ORDER BY run_uuid) FROM s_latest_metrics "
-            "WHERE run_uuid IN (FROM s_named) GROUP BY key ORDER BY key"
+        found = self.connection.execute(
+            "SELECT run_uuid, list(key) FROM s_latest_metrics WHERE run_uuid IN (FROM s_named) GROUP BY run_uuid"
         ).fetchall()
+        return {run_id: list[str]() for run_id in run_ids} | dict(found)
+
+    def mirrored_runs(self) -> set[str]:
+        """Runs that the mirror has."""
+        return {r[0] for r in self.connection.execute("SELECT run_uuid FROM mlflow.runs").fetchall()}
 
     def torn(self, run_ids: Sequence[str]) -> list[str]:
         """Those of the named runs with a latest metric that is no point of their staged history; MLflow has none."""
