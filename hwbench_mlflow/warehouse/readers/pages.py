@@ -127,12 +127,7 @@ class _File:
         self.page_bytes = 65_536 if size == 1 else size
         self.usable_bytes = self.page_bytes - header[20]
         self.encoding = int.from_bytes(header[56:60], "big")
-        if (
-            header[21:24] != b"\x40\x20\x20"
-            or self.page_bytes < 512
-            or self.page_bytes & (self.page_bytes - 1)
-            or self.usable_bytes < 480
-        ):
+        if header[21:24] != b"\x40\x20\x20" or self.page_bytes & (self.page_bytes - 1) or self.usable_bytes < 480:
             raise _Odd
 
     def page(self, number: int) -> bytes:
