@@ -205,7 +205,7 @@ def _applied(connection: DuckDBPyConnection) -> set[int]:
 
 
 def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = None) -> None:
-    """Apply the migrations that the file lacks, each in its own transaction."""
+    """Apply the migrations that the file lacks, each in its own transaction; all in one where there is nothing yet."""
     known = latest_version()
     found = version(connection)
     _refuse_newer(path, found, known)
@@ -215,16 +215,16 @@ def migrate(connection: DuckDBPyConnection, path: Path, *, upto: int | None = No
             "(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMP NOT NULL)"
         )
     applied = _applied(connection)
-    for number, name, sql in migrations():
-        if number in applied or (upto is not None and number > upto):
-            continue
+    lacking = [m for m in migrations() if m[0] not in applied and (upto is None or m[0] <= upto)]
+    for together in [lacking] if not applied else [[m] for m in lacking]:
         with transaction(connection):
-            _rebuild(connection, sql)
-            connection.execute(sql)
-            connection.execute(
-                "INSERT INTO main.hwbench_migrations VALUES (?, ?, (now() AT TIME ZONE 'UTC')::TIMESTAMP)",
-                [number, name],
-            )
+            for number, name, sql in together:
+                _rebuild(connection, sql)
+                connection.execute(sql)
+                connection.execute(
+                    "INSERT INTO main.hwbench_migrations VALUES (?, ?, (now() AT TIME ZONE 'UTC')::TIMESTAMP)",
+                    [number, name],
+                )
 
 
 _REBUILD = re.compile(r"^-- rebuild (\w+): (.+?) => (.+)$", re.MULTILINE)

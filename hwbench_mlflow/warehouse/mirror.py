@@ -58,7 +58,7 @@ def plan(
     _sum_hashes(connection)
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE s_changed AS
-            WITH n AS (
+            WITH n AS MATERIALIZED (
                 {_FINGERPRINTED.format(more="")} SEMI JOIN s_candidates c ON c.run_uuid = s.run_uuid
                 WHERE NOT EXISTS (FROM s_refused r WHERE r.run_uuid = s.run_uuid))
             SELECT n.*, m.run_uuid IS NULL AS is_new,
@@ -155,13 +155,11 @@ def write_fresh(connection: DuckDBPyConnection, sync_id: int, now: datetime) -> 
 def write_batch(connection: DuckDBPyConnection, batch: int, sync_id: int, now: datetime) -> None:
     """Rewrite the runs of one batch and append what changed. Inside the caller's transaction."""
     only = f"(SELECT run_uuid FROM s_changed WHERE batch = {int(batch)})"
-    _run_events(connection, batch, sync_id, now)
-    old = connection.execute(f"SELECT count(*) FROM s_changed WHERE batch = {int(batch)} AND NOT is_new").fetchall()[0][
-        0
-    ]
+    old = _run_events(connection, batch, sync_id, now)
     if old:
         for table in CHILDREN:
-            connection.execute(f"DELETE FROM mlflow.{table} WHERE run_uuid IN {only}")
+            connection.execute(f"DELETE FROM mlflow.{table} WHERE rowid IN (SELECT place FROM s_was_{table})")
+            connection.execute(f"DROP TABLE s_was_{table}")
     for table in CHILDREN:
         connection.execute(f"INSERT INTO mlflow.{table} SELECT * FROM s_{table} WHERE run_uuid IN {only}")
     verb = "INSERT OR REPLACE" if old else "INSERT"
@@ -180,7 +178,11 @@ def write_fingerprints(connection: DuckDBPyConnection, batch: int) -> None:
 _EVENT = "INSERT INTO mlflow.run_events"
 
 
-def _run_events(connection: DuckDBPyConnection, batch: int, sync_id: int, now: datetime) -> None:
+def _run_events(connection: DuckDBPyConnection, batch: int, sync_id: int, now: datetime) -> bool:
+    """Append the events of a batch. True if it has runs that the mirror has: their rows are in ``s_was_<table>`` then.
+
+    Each table of the mirror is searched for them once; ``place`` is where a row is.
+    """
     connection.execute(
         f"{_EVENT} SELECT ?, run_uuid, experiment_id, 'run_added', NULL, NULL, NULL, ? "
         "FROM s_changed WHERE batch = ? AND is_new ORDER BY start_time, run_uuid",
@@ -191,7 +193,12 @@ def _run_events(connection: DuckDBPyConnection, batch: int, sync_id: int, now: d
         f"WHERE batch = {int(batch)} AND NOT is_new"
     )
     if not connection.execute("SELECT EXISTS (FROM s_old)").fetchall()[0][0]:
-        return
+        return False
+    for table in CHILDREN:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE s_was_{table} AS "
+            f"SELECT rowid AS place, * FROM mlflow.{table} SEMI JOIN s_old USING (run_uuid)"
+        )
     fields = ", ".join(f"{{'c': '{c}', 'o': m.{c}::VARCHAR, 'n': s.{c}::VARCHAR}}" for c in RUN_COLUMNS[1:])
     connection.execute(
         f"""{_EVENT}
@@ -204,13 +211,14 @@ def _run_events(connection: DuckDBPyConnection, batch: int, sync_id: int, now: d
     for table, noun in (("tags", "tag"), ("params", "param"), ("latest_metrics", "metric")):
         _pair_events(connection, table, noun, sync_id, now)
     _point_events(connection, sync_id, now)
+    return True
 
 
 def _pair_events(connection: DuckDBPyConnection, table: str, noun: str, sync_id: int, now: datetime) -> None:
     """Keys that came, went or changed their value."""
     connection.execute(
         f"""{_EVENT}
-            WITH o AS (FROM mlflow.{table} t SEMI JOIN s_old USING (run_uuid)),
+            WITH o AS (FROM s_was_{table}),
                  n AS (FROM s_{table} t SEMI JOIN s_old USING (run_uuid))
             SELECT ?, run_uuid, s_old.experiment_id,
                    '{noun}_' || CASE WHEN o.key IS NULL THEN 'added'
@@ -227,15 +235,14 @@ def _pair_events(connection: DuckDBPyConnection, table: str, noun: str, sync_id:
 
 def _point_events(connection: DuckDBPyConnection, sync_id: int, now: datetime) -> None:
     """How many points of history came or went, a key: a late point leaves no other trace."""
-    for kind, left, right in (
-        ("points_added", "s_metric_history", "mlflow.metric_history"),
-        ("points_deleted", "mlflow.metric_history", "s_metric_history"),
-    ):
+    columns = ", ".join(f'"{c}"' for c in MIRROR["metric_history"])
+    was = f"SELECT {columns} FROM s_was_metric_history"
+    now_is = f"SELECT {columns} FROM s_metric_history SEMI JOIN s_old USING (run_uuid)"
+    for kind, more, less in (("points_added", now_is, was), ("points_deleted", was, now_is)):
         connection.execute(
             f"""{_EVENT}
                 SELECT ?, d.run_uuid, s_old.experiment_id, '{kind}', d.key, NULL, count(*)::VARCHAR, ?
-                FROM (SELECT * FROM {left} SEMI JOIN s_old USING (run_uuid)
-                      EXCEPT ALL SELECT * FROM {right} SEMI JOIN s_old USING (run_uuid)) d
+                FROM ({more} EXCEPT ALL {less}) d
                 JOIN s_old ON s_old.run_uuid = d.run_uuid
                 GROUP BY d.run_uuid, s_old.experiment_id, d.key""",
             [sync_id, now],

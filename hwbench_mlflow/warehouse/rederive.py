@@ -17,11 +17,12 @@ from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.model import VerdictState
 from hwbench_mlflow.rules import Outcome, RuleKind
 from hwbench_mlflow.warehouse.cases import OURS, listed, load_work
+from hwbench_mlflow.warehouse.dependents import LOG, PER_RUN
 from hwbench_mlflow.warehouse.digest import quoted
 from hwbench_mlflow.warehouse.judging import JudgeDied, Terms, judges
 from hwbench_mlflow.warehouse.memory import Memory
 from hwbench_mlflow.warehouse.results import JUDGED
-from hwbench_mlflow.warehouse.star import LOG, PER_RUN, StagedRows, StagedRun, runs_of, schemas, staged
+from hwbench_mlflow.warehouse.star import StagedRows, StagedRun, runs_of, schemas, staged
 from hwbench_mlflow.warehouse.unchanged import unchanged
 
 if TYPE_CHECKING:

@@ -80,6 +80,8 @@ class Stage:
     def __init__(self, connection: DuckDBPyConnection, *, fresh: bool = False) -> None:
         self.connection = connection
         self.fresh = fresh
+        self._staged_runs = "s_runs"
+        self._kept_runs: int | None = None
         for table, columns in MIRROR.items():
             if self._target(table).startswith("mlflow."):
                 connection.execute(f"CREATE OR REPLACE TEMP VIEW s_{table} AS FROM mlflow.{table}")
@@ -132,12 +134,41 @@ class Stage:
         """Every run of ``s_runs`` has its children staged."""
         self.connection.execute("CREATE OR REPLACE TEMP TABLE s_candidates AS SELECT run_uuid FROM s_runs")
 
+    def keep_others(self, rows: int) -> bool:
+        """Let the mirror's runs that are not staged count as staged, if with the staged ones they are ``rows``.
+
+        The caller knows that all runs of the store which are not staged are in the mirror, exactly; False, and nothing
+        done, where the mirror has more of them, or lacks fingerprints.
+        """
+        from hwbench_mlflow.warehouse.database import engine
+
+        if self._count("SELECT count(*) FROM mlflow.runs ANTI JOIN s_runs USING (run_uuid)") != (
+            rows - self._count("SELECT count(*) FROM s_runs")
+        ):
+            return False
+        if self._count("SELECT count(*) FROM mlflow.runs") != self._count(
+            "SELECT count(*) FROM mlflow.run_state WHERE engine = ?", [engine()]
+        ):
+            return False
+        self._staged_runs = "s_some_runs"
+        self.connection.execute("ALTER TABLE s_runs RENAME TO s_some_runs")
+        self.connection.execute(
+            "CREATE TEMP VIEW s_runs AS "
+            "FROM s_some_runs UNION ALL FROM mlflow.runs ANTI JOIN s_some_runs USING (run_uuid)"
+        )
+        self._kept_runs = rows
+        return True
+
+    def clear_runs(self) -> None:
+        """Take back the runs that were loaded."""
+        self.connection.execute("DELETE FROM s_runs")
+
     def changed_run_rows(self) -> list[str]:
         """Runs of ``s_runs`` that the mirror lacks, holds differently, or holds without a current fingerprint."""
         from hwbench_mlflow.warehouse.database import engine
 
         rows = self.connection.execute(
-            f"""SELECT s.run_uuid FROM s_runs s LEFT JOIN mlflow.run_state f
+            f"""SELECT s.run_uuid FROM {self._staged_runs} s LEFT JOIN mlflow.run_state f
                     ON f.run_uuid = s.run_uuid AND f.engine = ?
                 WHERE f.run_uuid IS NULL OR f.fp_run <> {row_hash("runs", "s")}::HUGEINT""",
             [engine()],
@@ -183,13 +214,17 @@ class Stage:
         ).fetchall()
         return [r[0] for r in rows]
 
-    def staged_keys(self, run_ids: Sequence[str]) -> list[tuple[str, list[str]]]:
-        """``(metric key, runs that have it)`` of the named runs, from ``s_latest_metrics``."""
+    def staged_keys(self, run_ids: Sequence[str]) -> dict[str, list[str]]:
+        """The metrics' keys of the named runs, from ``s_latest_metrics``."""
         self._name(run_ids)
-        return self.connection.execute(
-            "SELECT key, list(run_uuid ORDER BY run_uuid) FROM s_latest_metrics "
-            "WHERE run_uuid IN (FROM s_named) GROUP BY key ORDER BY key"
+        found = self.connection.execute(
+            "SELECT run_uuid, list(key) FROM s_latest_metrics WHERE run_uuid IN (FROM s_named) GROUP BY run_uuid"
         ).fetchall()
+        return {run_id: list[str]() for run_id in run_ids} | dict(found)
+
+    def mirrored_runs(self) -> set[str]:
+        """Runs that the mirror has."""
+        return {r[0] for r in self.connection.execute("SELECT run_uuid FROM mlflow.runs").fetchall()}
 
     def torn(self, run_ids: Sequence[str]) -> list[str]:
         """Those of the named runs with a latest metric that is no point of their staged history; MLflow has none."""
@@ -247,6 +282,8 @@ class Stage:
 
     def missing_runs(self, experiments: Sequence[str]) -> list[str]:
         """Runs of the mirror that ``s_runs`` does not list, within the scope."""
+        if self._staged_runs != "s_runs":
+            return []  # every run of the mirror is in s_runs, that is how it was made
         scope = ""
         if experiments:
             scope = " WHERE experiment_id IN (SELECT experiment_id FROM s_experiments)"
@@ -265,15 +302,18 @@ class Stage:
 
     def run_count(self) -> int:
         """Runs in scope."""
+        if self._kept_runs is not None:
+            return self._kept_runs
         return self._count("SELECT count(*) FROM s_runs")
 
-    def _count(self, sql: str) -> int:
-        row = self.connection.execute(sql).fetchone()
-        self.connection.execute("SELECT 1").fetchall()
-        return int(row[0]) if row else 0
+    def _count(self, sql: str, values: Sequence[str] = ()) -> int:
+        return int(self.connection.execute(sql, list(values)).fetchall()[0][0])
 
     def drop(self) -> None:
         """Give the memory back."""
+        views = {t for t in MIRROR if self._target(t).startswith("mlflow.")}
+        if self._staged_runs != "s_runs":
+            views.add("runs")
+            self.connection.execute(f"DROP TABLE {self._staged_runs}")
         for table in (*MIRROR, "candidates", "refused"):
-            kind = "VIEW" if table in MIRROR and self._target(table).startswith("mlflow.") else "TABLE"
-            self.connection.execute(f"DROP {kind} IF EXISTS s_{table}")
+            self.connection.execute(f"DROP {'VIEW' if table in views else 'TABLE'} IF EXISTS s_{table}")

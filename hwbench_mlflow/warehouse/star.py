@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow import __version__
@@ -27,6 +27,7 @@ from hwbench_mlflow.codec import sha256
 from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.warehouse.cases import RUNS_OF_OURS, listed, load_work
 from hwbench_mlflow.warehouse.database import transaction
+from hwbench_mlflow.warehouse.dependents import DIMENSIONS, KEYS, LOG, PER_RUN, Filled, orphans
 from hwbench_mlflow.warehouse.judging import Terms, judged, judges, tables_of
 from hwbench_mlflow.warehouse.results import FILES, Case, Rows, judge_name, refused
 from hwbench_mlflow.warehouse.sources import EvidenceSource, Sources
@@ -39,54 +40,16 @@ CHUNK_RUNS = 500
 """Runs a transaction; what is held in memory is their files and their samples."""
 FETCHERS = 8
 
-PER_RUN = (
-    "performance_results", "latency_samples", "verdict_findings", "evidence_files", "estimates", "rooflines",
-    "benchmark_runs",
-)  # fmt: skip
-"""A run's rows in each are rewritten as a whole; the last one says that the others are there."""
-DIMENSIONS = ("models", "hardware_platforms")
-LOG = "hardware_availability_log"
-
-_KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
 _NESTED = (
     "run_id VARCHAR, worker INTEGER, phase VARCHAR, samples_ns BIGINT[], runs_per_sample BIGINT, is_latency BOOLEAN, "
     "arrivals_ns BIGINT[], starts_ns BIGINT[], ends_ns BIGINT[]"
 )
 
 
-@dataclass(slots=True, kw_only=True)
-class Filled:
-    """What one sync did to the star schema."""
-
-    judged: int = 0
-    written: int = 0
-    verdicts: dict[str, int] = field(default_factory=dict)
-    unreachable: dict[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Due:
     run_id: str
     fetch: bool
-
-
-def forget(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> None:
-    """Take the rows of runs away, but not what they say of probes: that is a history. Inside the caller's
-    transaction."""
-    mine = connection.execute(
-        "SELECT run_id FROM benchmark_runs WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [list(run_ids)]
-    ).fetchall()
-    if not mine:
-        return
-    for table in PER_RUN:
-        connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?::VARCHAR[]))", [[r[0] for r in mine]])
-
-
-def forget_changed(connection: DuckDBPyConnection, batch: int) -> None:
-    """:func:`forget` the runs that a batch of the mirror rewrites."""
-    rows = connection.execute("SELECT run_uuid FROM s_changed WHERE batch = ? AND NOT is_new", [batch]).fetchall()
-    if rows:
-        forget(connection, [r[0] for r in rows])
 
 
 class Star:
@@ -221,22 +184,6 @@ class Star:
             return self.source.fetch(run["run_id"], run["artifact_uri"], names)
         except StoreError as error:
             return str(error).encode("utf-8", "backslashreplace").decode()
-
-
-def orphans(connection: DuckDBPyConnection) -> bool:
-    """True if a model or a device has no result left."""
-    return any(
-        connection.execute(
-            f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {key} NOT IN (SELECT {key} FROM performance_results))"
-        ).fetchall()[0][0]
-        for table, key in _KEYS.items()
-    )
-
-
-def tidy(connection: DuckDBPyConnection) -> None:
-    """Remove models and devices without a result. Inside the caller's transaction."""
-    for table, key in _KEYS.items():
-        connection.execute(f"DELETE FROM {table} WHERE {key} NOT IN (SELECT {key} FROM performance_results)")
 
 
 def kept_files(connection: DuckDBPyConnection, run_ids: Sequence[str]) -> dict[str, dict[str, bytes]]:
@@ -390,7 +337,7 @@ class StagedRows:
             for one, other in (sides, sides[::-1]):
                 rows = self.connection.execute(f"SELECT DISTINCT run_id FROM ({one} EXCEPT ALL {other})").fetchall()
                 runs |= {r[0] for r in rows}
-        for table, key in _KEYS.items():
+        for table, key in KEYS.items():
             rows = self.connection.execute(
                 f"SELECT run_id FROM e_performance_results WHERE {key} NOT IN "
                 f"(SELECT {key} FROM (FROM {table} INTERSECT FROM e_{table}))"
@@ -408,7 +355,7 @@ class StagedRows:
 
     def edited(self, table: str) -> set[str]:
         """Keys of the models or devices staged here that the warehouse lacks or describes otherwise."""
-        key = _KEYS[table]
+        key = KEYS[table]
         rows = self.connection.execute(f"SELECT {key} FROM (FROM e_{table} EXCEPT FROM {table})").fetchall()
         return {r[0] for r in rows}
 
@@ -418,7 +365,7 @@ class StagedRows:
 
     def write(self, differs: Mapping[str, set[str]]) -> None:
         """Replace what differs. Inside the caller's transaction; ``benchmark_runs`` is written last."""
-        for table, key in _KEYS.items():
+        for table, key in KEYS.items():
             self.connection.execute(
                 f"INSERT OR REPLACE INTO {table} (SELECT * FROM e_{table} WHERE {key} IN "
                 f"(SELECT {key} FROM e_performance_results) EXCEPT FROM {table})"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hwbench_mlflow import __version__
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.warehouse import database, mirror
+from hwbench_mlflow.warehouse import database, dependents, mirror
 from hwbench_mlflow.warehouse.readers import Mode, Reader, Request, StoreState
 from hwbench_mlflow.warehouse.stage import Stage
 
@@ -163,10 +163,7 @@ class _Sync:
     ) -> None:
         self.reader, self.connection, self.options, self.scope = reader, connection, options, scope
         self.judge, self.say, self.progress, self.at_step, self.began = judge, say, progress, at_step, began
-        # Brings cryptography and the rules of verdicts with it: a sync that finds nothing to do needs none of them.
-        from hwbench_mlflow.warehouse import star
-
-        self.star, self.filled = star, star.Filled()
+        self.filled = dependents.Filled()
         self.started = utc_now()
         self.seconds: dict[str, float] = {}
         self.sync_id: int | None = None
@@ -180,7 +177,7 @@ class _Sync:
         state = self._read(stage, previous)
         plan = self._timed("plan", lambda: self._plan(stage))
         if not self.options.dry_run:
-            self._timed("write", lambda: self._write(plan, state, previous))
+            self._timed("write", lambda: self._write(stage, plan, state, previous))
         summary = self._summary(stage, plan)
         stage.drop()
         return summary
@@ -210,7 +207,7 @@ class _Sync:
                 mirror.write_fresh(self.connection, self._sync_id(), self.started)
             self.at_step("inside 0")
         self.at_step("batch 0")
-        self._conclude(plan, state, previous)
+        self._conclude(stage, plan, state, previous)
         self.seconds["write"] = time.perf_counter() - began
         summary = self._summary(stage, plan)
         stage.drop()
@@ -229,27 +226,27 @@ class _Sync:
             self.connection, sorted(gone), batch_runs=self.options.batch_runs, scoped=scoped, exact=exact
         )
 
-    def _write(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
+    def _write(self, stage: Stage, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
         for batch in range(plan.batches):
             self.progress("mirroring", batch, plan.batches)
             with database.transaction(self.connection):
                 sync_id = self._sync_id()
                 mirror.write_batch(self.connection, batch, sync_id, self.started)
                 # A result must not outlive the state of the run that it was judged in.
-                self.star.forget_changed(self.connection, batch)
+                dependents.forget_changed(self.connection, batch)
                 self.at_step(f"inside {batch}")
                 mirror.write_fingerprints(self.connection, batch)
             self.at_step(f"batch {batch}")
-        self._conclude(plan, state, previous)
+        self._conclude(stage, plan, state, previous)
 
-    def _conclude(self, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
+    def _conclude(self, stage: Stage, plan: mirror.Plan, state: StoreState, previous: StoreState | None) -> None:
         """The mirror stands: judge, then log and remember."""
         self._timed("results", lambda: self._fill(plan))
-        quiet = self.sync_id is None and not self._refused_differ() and not self.star.orphans(self.connection)
+        quiet = self.sync_id is None and not self._refused_differ() and not dependents.orphans(self.connection)
         if plan.empty and state == previous and quiet:
             return
         with database.transaction(self.connection):
-            self._finish(plan, state)
+            self._finish(plan, state, stage.run_count())
             self.at_step("inside finish")
         self.at_step("finish")
 
@@ -268,20 +265,20 @@ class _Sync:
         for run_id, reason in sorted(self.filled.unreachable.items()):
             self.say(f"run {run_id} has no result yet, it is tried again at the next sync: {reason}")
 
-    def _finish(self, plan: mirror.Plan, state: StoreState) -> None:
+    def _finish(self, plan: mirror.Plan, state: StoreState, runs_seen: int) -> None:
         connection = self.connection
-        if not plan.empty or self.sync_id is not None or self.star.orphans(connection):
+        if not plan.empty or self.sync_id is not None or dependents.orphans(connection):
             sync_id = self._sync_id()
             mirror.remove_runs(connection, plan.removed, sync_id, self.started)
-            self.star.forget(connection, plan.removed)
-            self.star.tidy(connection)
+            dependents.forget(connection, plan.removed)
+            dependents.tidy(connection)
             if plan.experiments_differ:
                 mirror.write_experiments(connection, sync_id, self.started, scoped=bool(self.options.experiments))
             connection.execute(
-                """UPDATE mlflow.sync_log SET finished_at = ?, runs_seen = (SELECT count(*) FROM s_runs),
+                """UPDATE mlflow.sync_log SET finished_at = ?, runs_seen = ?,
                        runs_added = ?, runs_changed = ?, runs_removed = ?,
                        events = (SELECT count(*) FROM mlflow.run_events WHERE sync_id = ?) WHERE sync_id = ?""",
-                [utc_now(), plan.added, plan.changed, len(plan.removed), sync_id, sync_id],
+                [utc_now(), runs_seen, plan.added, plan.changed, len(plan.removed), sync_id, sync_id],
             )
         # Syncs that were killed are over too: what they left undone is done now.
         connection.execute("UPDATE mlflow.sync_log SET finished_at = ? WHERE finished_at IS NULL", [utc_now()])

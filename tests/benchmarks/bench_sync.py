@@ -156,8 +156,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="1000", help="sizes of the SQLite stores, with commas")
     parser.add_argument("--rest-runs", type=int, default=0, help="size of the store behind a real mlflow server")
+    parser.add_argument("--rest-workers", type=int, default=1, help="of that server; MLflow's own default is 4")
     parser.add_argument("--history", type=int, default=1, help="points for each metric")
     parser.add_argument("--without-search-runs", action="store_true", help="for sizes where it takes minutes")
+    parser.add_argument("--without-histories", action="store_true", help="`get_metric_history` takes minutes too")
     parser.add_argument("--store", type=Path, help="a store of make_store's instead; one tag of it is edited")
     parser.add_argument("--one", nargs=3, metavar=("CASE", "URI", "DB"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -180,18 +182,20 @@ def main() -> None:
             rows = compared(f"sqlite:///{store}", here, functools.partial(edit_one_tag, store), sql_cases)
             print(table(f"SQLite, {runs:,} runs, {options.history} point(s) a metric", rows), flush=True)
         if options.rest_runs:
-            print(table(f"mlflow server, {options.rest_runs:,} runs", over_rest(folder, options)), flush=True)
+            title = f"mlflow server with {options.rest_workers} worker(s), {options.rest_runs:,} runs"
+            print(table(title, over_rest(folder, options)), flush=True)
     finally:
         shutil.rmtree(folder)
 
 
 def over_rest(folder: Path, options: argparse.Namespace) -> list[tuple[str, float, float]]:
-    """The same against a real server, one worker, on this machine."""
+    """The same against a real server on this machine."""
     from tests.warehouse.servers import serve
 
-    store, peers = folder / "served.db", ["search_runs", "search_and_histories"]
+    store = folder / "served.db"
+    peers = ["search_runs"] if options.without_histories else ["search_runs", "search_and_histories"]
     make_store(store, options.rest_runs, history=options.history)
-    with serve(folder, store) as tracking:
+    with serve(folder, store, "--workers", str(options.rest_workers)) as tracking:
         return compared(tracking.url, folder, functools.partial(edit_one_tag, store), peers)
 
 

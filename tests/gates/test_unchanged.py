@@ -14,8 +14,9 @@ from duckdb import DuckDBPyConnection
 from hwbench_mlflow.keystore import load_keyring
 from hwbench_mlflow.warehouse import database, rederive
 from hwbench_mlflow.warehouse.cases import listed, load_work
+from hwbench_mlflow.warehouse.dependents import DIMENSIONS, LOG, PER_RUN
 from hwbench_mlflow.warehouse.judging import Terms, judged, tables_of
-from hwbench_mlflow.warehouse.star import DIMENSIONS, LOG, PER_RUN, schemas
+from hwbench_mlflow.warehouse.star import schemas
 from hwbench_mlflow.warehouse.unchanged import unchanged
 from tests.warehouse.results import Lab
 

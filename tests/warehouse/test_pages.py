@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,8 +221,8 @@ def many(store: Path, tmp_path: Path) -> tuple[Path, Path]:
     with closing(sqlite3.connect(store)) as connection:
         for n in range(200):
             connection.execute(
-                "INSERT INTO runs (run_uuid, name, status, start_time, lifecycle_stage, experiment_id) "
-                "VALUES (?, 'n', 'FINISHED', ?, 'active', ?)", [f"{n:032x}", n, experiment],
+                "INSERT INTO runs (run_uuid, name, status, start_time, lifecycle_stage, experiment_id, artifact_uri) "
+                "VALUES (?, 'n', 'FINISHED', ?, 'active', ?, ?)", [f"{n:032x}", n, experiment, "a" * 700],
             )  # fmt: skip
             connection.executemany(
                 "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
@@ -286,6 +287,61 @@ def test_a_whole_page_of_tags_deleted_is_found_by_count(
     assert verify_store(SqliteReader(store), db) == []
 
 
+@pytest.mark.parametrize(
+    ("sql", "kept"),
+    [
+        (f"UPDATE runs SET status = 'KILLED' WHERE run_uuid = {RUN}", True),
+        (f"UPDATE runs SET name = '{'long ' * 900}' WHERE run_uuid = {RUN}", True),
+        (
+            "INSERT INTO runs (run_uuid, experiment_id, lifecycle_stage) "
+            f"SELECT 'new', experiment_id, 'active' FROM runs WHERE run_uuid = {RUN}",
+            True,
+        ),
+        (f"DELETE FROM runs WHERE run_uuid = {RUN}", False),
+        ("DELETE FROM runs WHERE rowid BETWEEN 60 AND 130", False),
+        # As many rows as before, and another run: gc, and a new run on its rowid.
+        (f"UPDATE runs SET run_uuid = 'another' WHERE run_uuid = {RUN}", False),
+    ],
+)
+def test_runs_on_pages_seen_before_are_read_only_if_one_may_be_gone(
+    sql: str, kept: bool, many: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, db = many
+    kept_others, real, staged = list[bool](), Stage.keep_others, list[int]()
+
+    def called(self: Stage, rows: int) -> bool:
+        staged.append(self.run_count())
+        kept_others.append(real(self, rows))
+        return kept_others[-1]
+
+    monkeypatch.setattr(Stage, "keep_others", called)
+    run_sql(store, sql)
+    run_sql(store, "DELETE FROM tags WHERE run_uuid NOT IN (SELECT run_uuid FROM runs)")
+    summary = sync(SqliteReader(store), db)
+    assert (summary.runs_seen, kept_others) == (len(dump(db)["mlflow.runs"]), [kept])
+    assert staged[0] < 150, "some pages were seen before"
+    assert verify_store(SqliteReader(store), db) == []
+    assert sync(SqliteReader(store), db, SyncOptions(mode=Mode.FULL)).up_to_date
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        f"DELETE FROM mlflow.run_state WHERE run_uuid = {RUN}",
+        f"UPDATE mlflow.run_state SET engine = 'duckdb of another time' WHERE run_uuid = {RUN}",
+    ],
+)
+def test_a_run_without_a_fingerprint_of_this_engine_is_read_again(edit: str, many: tuple[Path, Path]) -> None:
+    store, db = many
+    with duckdb.connect(str(db)) as connection:
+        connection.execute(edit)
+    run_sql(store, "UPDATE tags SET value = 'edited' WHERE key = 'k3' AND run_uuid LIKE '%03'")
+    fresh = db.with_name("fresh.duckdb")
+    assert sync(SqliteReader(store), db).runs_seen == 200
+    sync(SqliteReader(store), fresh)
+    assert dump(db) == dump(fresh)
+
+
 def test_vacuum_makes_one_whole_look(many: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     store, db = many
     run_sql(store, f"DELETE FROM tags WHERE run_uuid = {RUN}")
@@ -342,7 +398,7 @@ def test_no_descriptor_of_ours_lets_the_lock_go(many: tuple[Path, Path], monkeyp
 
     def meanwhile(self: Stage, table: str, incoming: Any) -> None:
         load(self, table, incoming)
-        if table == "runs":
+        if table == "tags":
             tried.append(
                 subprocess.run(
                     [sys.executable, "-c", WRITER, str(store)], capture_output=True, text=True, check=False
@@ -364,7 +420,7 @@ def test_a_store_that_was_written_to_while_it_was_read_is_refused(
 
     def meanwhile(self: Stage, table: str, incoming: Any) -> None:
         load(self, table, incoming)
-        if table == "runs":
+        if table == "tags":
             store.open("rb").close()  # POSIX: and the lock is gone
             run_sql(store, "UPDATE tags SET value = 'x'")
 

@@ -141,6 +141,7 @@ class _Cursor:
 
         kinds = dict.fromkeys((F.TINY, F.SHORT, F.INT24, F.LONG, F.LONGLONG), pa.int64())
         kinds |= dict.fromkeys((F.FLOAT, F.DOUBLE), pa.float64())
+        raw = self._result.cursor
         schema = pa.schema([(d[0], kinds.get(d[1], pa.string())) for d in self._result.cursor.description])
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -152,6 +153,8 @@ class _Cursor:
                     yield pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema)
             except sqlalchemy.exc.SQLAlchemyError as error:
                 self.failure = error
+                # Else PyMySQL reads on, where nothing comes any more, and says so on stderr when it is collected.
+                raw._result.unbuffered_active = False
                 raise
 
         return pa.RecordBatchReader.from_batches(schema, batches())

@@ -1,16 +1,16 @@
 """Which rows of a SQLite table are not on a page that was seen before, told from the file's own pages.
 
-MLflow edits tags without a trace, and comparing millions of them to find one takes seconds. The leaf pages of the
-table's b-tree hold its rows, in the order of their rowids (https://www.sqlite.org/fileformat2.html, 1.5 and 1.6). A
-sync remembers a digest of each leaf. At the next one, a leaf whose bytes have a remembered digest holds only rows
-that were there then: same rowid, same content. The rows of all other leaves are *fresh*: looked at, and their runs
+MLflow edits runs and tags without a trace, and comparing millions of rows to find one takes seconds. The leaf pages of
+the b-tree of a table hold its rows, in the order of their rowids (https://www.sqlite.org/fileformat2.html, 1.5 and
+1.6). A sync remembers a digest of each leaf. At the next one, a leaf whose bytes have a remembered digest holds only
+rows that were there then: same rowid, same content. The rows of all other leaves are *fresh*: looked at, and their runs
 read again. A leaf with a cell that spills onto overflow pages is never remembered, because those pages are rewritten
 in place without a change of the leaf. A row that moved to another page is looked at once more, and no harm done.
 
 A deleted row is not there to be seen. But let a run have no fresh row: then each of its rows was there last time, so
 it has at most as many rows as then, and it is the same exactly if it has as many. The reader holds the *number* of rows
 against the mirror; a run that lost one tag and gained another has a fresh row. See ``_changed_tags`` of
-:mod:`.sqlite`.
+:mod:`.sqlite`, and ``_load_runs_table`` for runs, of which a row is all.
 
 Rests on what the caller grants: a read transaction that is open from before :func:`look` until after it, in
 rollback-journal mode, so that no page changes; and a memory that was written in the very transaction that ended the
@@ -22,19 +22,26 @@ locks on it, the transaction's too: the caller opens ``fd`` before the transacti
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DIGEST_BYTES = 16
 _HEADER = b"SQLite format 3\0"
 _LEAF, _INTERIOR = 0x0D, 0x05
 _MAX_DEPTH = 20
 """SQLite's own limit (BTCURSOR_MAX_DEPTH): a deeper tree is a loop."""
-_READ_PAGES = 256
-"""Neighbouring pages a read."""
+_READ_BYTES = 4 << 20
+"""Leaves that are held at a time."""
+_VARINT_BYTES = 9
 
 
 class _Odd(Exception):
@@ -57,13 +64,6 @@ class Look:
     fresh: tuple[tuple[int | None, int | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaf:
-    page: int
-    above: int | None
-    upto: int | None
-
-
 def look(fd: int, root: int, schema: str, memory: bytes | None) -> Look | None:
     """Look at the table whose b-tree begins at page ``root`` and whose CREATE statement is ``schema``.
 
@@ -81,47 +81,38 @@ def look(fd: int, root: int, schema: str, memory: bytes | None) -> Look | None:
         known: set[bytes] | None = None
         if memory is not None and memory[:DIGEST_BYTES] == kind and len(memory) % DIGEST_BYTES == 0:
             known = {memory[n : n + DIGEST_BYTES] for n in range(DIGEST_BYTES, len(memory), DIGEST_BYTES)}
-        return _compared(file, list(_leaves(file, root)), kind, known)
-    except (_Odd, struct.error, IndexError):
+        return _compared(file, *_leaves(file, root), kind, known)
+    except (_Odd, struct.error):
         logging.getLogger(__name__).warning(
-            "the pages of the store's file are not as SQLite's format says: every tag is compared"
+            "the pages of the store's file are not as SQLite's format says: every row is compared"
         )
         return None
 
 
-def _compared(file: _File, leaves: list[_Leaf], kind: bytes, known: set[bytes] | None) -> Look:
-    rows, remembered, fresh = 0, [kind], list[_Leaf]()
-    seen = known or set()
-    sha256, count_of = hashlib.sha256, struct.Struct(">H").unpack_from
-    for leaf, page in file.pages(leaves):
-        if page[0] != _LEAF:
-            raise _Odd
-        rows += count_of(page, 3)[0]
-        digest = sha256(page).digest()[:DIGEST_BYTES]
-        if digest in seen:
-            remembered.append(digest)
-            continue
-        fresh.append(leaf)
-        if not _spills(page, file.usable_bytes):
-            remembered.append(digest)
+def _compared(
+    file: _File, numbers: NDArray[np.int64], bounds: NDArray[np.int64], kind: bytes, known: set[bytes] | None
+) -> Look:
+    rows, remembered, fresh = 0, [kind], list[int]()
+    seen, size, sha256 = known or set(), file.page_bytes, hashlib.sha256
+    for begin, pages in file.read(numbers):
+        rows += sum(map(int, pages.counts))
+        digests = [sha256(pages.view[n : n + size]).digest()[:DIGEST_BYTES] for n in range(0, len(pages.view), size)]
+        new = [n for n, digest in enumerate(digests) if digest not in seen]
+        spilling = set(pages.spilling(new, file.usable_bytes))
+        remembered += [digest for n, digest in enumerate(digests) if n not in spilling]
+        fresh += [begin + n for n in new]
     return Look(
-        memory=b"".join(remembered), known=known is not None, rows=rows, fresh=tuple(_ranges(fresh)),
-        fresh_share=len(fresh) / len(leaves),
+        memory=b"".join(remembered), known=known is not None, rows=rows, fresh=tuple(_ranges(fresh, bounds)),
+        fresh_share=len(fresh) / len(numbers),
     )  # fmt: skip
 
 
-def _ranges(leaves: list[_Leaf]) -> Iterator[tuple[int | None, int | None]]:
-    """Ranges of neighbouring leaves, which come in the order of their rowids, in one."""
-    merged: tuple[int | None, int | None] | None = None
-    for leaf in leaves:
-        if merged is not None and merged[1] == leaf.above and leaf.above is not None:
-            merged = (merged[0], leaf.upto)
-            continue
-        if merged is not None:
-            yield merged
-        merged = (leaf.above, leaf.upto)
-    if merged is not None:
-        yield merged
+def _ranges(leaves: list[int], bounds: NDArray[np.int64]) -> Iterator[tuple[int | None, int | None]]:
+    """Ranges of rowids of the leaves with these places in the order of rowids; neighbours in one."""
+    for _, group in itertools.groupby(enumerate(leaves), lambda both: both[1] - both[0]):
+        places = [place for _, place in group]
+        first, last = places[0], places[-1]
+        yield int(bounds[first - 1]) if first else None, int(bounds[last]) if last < len(bounds) else None
 
 
 class _File:
@@ -136,12 +127,7 @@ class _File:
         self.page_bytes = 65_536 if size == 1 else size
         self.usable_bytes = self.page_bytes - header[20]
         self.encoding = int.from_bytes(header[56:60], "big")
-        if (
-            header[21:24] != b"\x40\x20\x20"
-            or self.page_bytes < 512
-            or self.page_bytes & (self.page_bytes - 1)
-            or self.usable_bytes < 480
-        ):
+        if header[21:24] != b"\x40\x20\x20" or self.page_bytes & (self.page_bytes - 1) or self.usable_bytes < 480:
             raise _Odd
 
     def page(self, number: int) -> bytes:
@@ -153,85 +139,122 @@ class _File:
             raise _Odd
         return data
 
-    def pages(self, leaves: list[_Leaf]) -> Iterator[tuple[_Leaf, memoryview]]:
-        """Every leaf with its page, neighbours in the file in one read."""
-        size, begin = self.page_bytes, 0
-        while begin < len(leaves):
-            first, end = leaves[begin].page, begin + 1
-            while end < len(leaves) and end - begin < _READ_PAGES and leaves[end].page == first + end - begin:
-                end += 1
-            if first < 2:
-                raise _Odd
-            data = memoryview(os.pread(self.fd, (end - begin) * size, (first - 1) * size))
-            if len(data) != (end - begin) * size:
-                raise _Odd
-            for n in range(end - begin):
-                yield leaves[begin + n], data[n * size : (n + 1) * size]
-            begin = end
+    def read(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, _Pages]]:
+        """Every leaf, some at a time: the place of the first, and their pages, which are gone at the next step.
+
+        Neighbours in the file in one read.
+        """
+        import numpy as np
+
+        if numbers.min() < 2:
+            raise _Odd
+        size, at_once = self.page_bytes, max(_READ_BYTES // self.page_bytes, 1)
+        data = bytearray(min(at_once, len(numbers)) * size + _VARINT_BYTES)
+        view = memoryview(data)
+        for begin in range(0, len(numbers), at_once):
+            some = numbers[begin : begin + at_once]
+            edges = [0, *(np.flatnonzero(np.diff(some) != 1) + 1).tolist(), len(some)]
+            for first, end in itertools.pairwise(edges):
+                part = view[first * size : end * size]
+                if os.preadv(self.fd, [part], (int(some[first]) - 1) * size) != len(part):
+                    raise _Odd
+            yield begin, _Pages(data, len(some), size)
 
 
-def _leaves(file: _File, root: int) -> Iterator[_Leaf]:
-    """The leaves of a table's b-tree from the lowest rowid to the highest."""
-    page = file.page(root)
-    if page[0] == _LEAF:
-        yield _Leaf(root, None, None)
-        return
-    seen: set[int] = {root}
-    yield from _below(file, page, None, None, seen, 1)
+class _Pages:
+    """Leaf pages, one behind the other; ``data`` is longer by a varint, so that none is read beyond its end."""
+
+    def __init__(self, data: bytearray, count: int, size: int) -> None:
+        import numpy as np
+
+        self.size = size
+        self.view = memoryview(data)[: count * size]
+        self._raw = np.frombuffer(data, np.uint8)
+        pages = self._raw[: len(self.view)].reshape(-1, size)
+        if (pages[:, 0] != _LEAF).any():
+            raise _Odd
+        self.counts = pages[:, 3].astype(np.int64) << 8 | pages[:, 4]
+        """Cells of each page, a row each."""
+        if (8 + 2 * self.counts > size).any():
+            raise _Odd
+
+    def spilling(self, which: list[int], usable_bytes: int) -> list[int]:
+        """Those of ``which`` with a cell whose payload does not fit the page; it then goes on elsewhere."""
+        import numpy as np
+
+        pages = np.array(which, np.int64)
+        counts = self.counts[pages]
+        owners = np.repeat(pages, counts)
+        nth = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        pointers = owners * self.size + 8 + 2 * nth
+        offsets = self._raw[pointers].astype(np.int64) << 8 | self._raw[pointers + 1]
+        if (offsets >= self.size).any():
+            raise _Odd
+        cells = owners * self.size + offsets
+        # A length below 128 is one byte, and never spills.
+        long = self._raw[cells] >= 0x80
+        owners, cells = owners[long], cells[long]
+        lengths, ends = _varints(self._raw, cells)
+        if (ends > (owners + 1) * self.size).any():
+            raise _Odd
+        # A negative length is one beyond 2^63.
+        found: list[int] = np.unique(owners[(lengths > usable_bytes - 35) | (lengths < 0)]).tolist()
+        return found
 
 
-def _below(  # noqa: PLR0917 -- itself is its caller
-    file: _File, page: bytes, above: int | None, upto: int | None, seen: set[int], depth: int
-) -> Iterator[_Leaf]:
-    if page[0] != _INTERIOR or depth > _MAX_DEPTH:
+def _leaves(file: _File, root: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The leaves of a table's b-tree from the lowest rowid to the highest, and the highest rowid of each but the last.
+
+    Level by level from the root: all leaves are equally deep, and each is looked at when it is read.
+    """
+    import numpy as np
+
+    numbers, bounds = np.array([root], np.int64), np.array([], np.int64)
+    seen = numbers
+    for _ in range(_MAX_DEPTH):
+        if file.page(int(numbers[0]))[0] == _LEAF:
+            return numbers, bounds
+        found: list[NDArray[np.int64]] = []
+        keys: list[NDArray[np.int64]] = []
+        for place, number in enumerate(numbers.tolist()):
+            children, highest = _children(file.page(number))
+            found.append(children)
+            keys += [highest, bounds[place : place + 1]]
+        numbers, bounds = np.concatenate(found), np.concatenate(keys)
+        seen = np.concatenate([seen, numbers])
+        if len(np.unique(seen)) != len(seen) or (bounds[1:] <= bounds[:-1]).any():
+            raise _Odd
+    raise _Odd
+
+
+def _children(page: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The children of an interior page, and the highest rowid of each but the last: a cell is a page and its rowid."""
+    import numpy as np
+
+    if page[0] != _INTERIOR:
         raise _Odd
-    children = _children(page, above, upto)
-    # All leaves are equally deep, and each is looked at when it is read.
-    lowest = file.page(children[0].page)[0] == _LEAF
-    for child in children:
-        if child.page in seen:
-            raise _Odd
-        seen.add(child.page)
-        if lowest:
-            yield child
-        else:
-            yield from _below(file, file.page(child.page), child.above, child.upto, seen, depth + 1)
+    cells, last = struct.unpack_from(">H", page, 3)[0], struct.unpack_from(">I", page, 8)[0]
+    if 12 + 2 * cells > len(page):
+        raise _Odd
+    raw = np.frombuffer(page + bytes(4 + _VARINT_BYTES), np.uint8)
+    at = np.frombuffer(page, ">u2", cells, 12).astype(np.int64)
+    if (at >= len(page)).any():
+        raise _Odd
+    numbers = raw[at[:, None] + np.arange(4)].astype(np.int64) @ np.array([1 << 24, 1 << 16, 1 << 8, 1])
+    keys, ends = _varints(raw, at + 4)
+    if (ends > len(page)).any():
+        raise _Odd
+    return np.append(numbers, last), keys
 
 
-def _children(page: bytes, above: int | None, upto: int | None) -> list[_Leaf]:
-    """The children of an interior page: a cell is a page number and the highest rowid of that child."""
-    cells = struct.unpack_from(">H", page, 3)[0]
-    found = []
-    for at in struct.unpack_from(f">{cells}H", page, 12):
-        key = _signed(_varint(page, at + 4)[0])
-        if (above is not None and key <= above) or (upto is not None and key > upto):
-            raise _Odd
-        found.append(_Leaf(struct.unpack_from(">I", page, at)[0], above, key))
-        above = key
-    found.append(_Leaf(struct.unpack_from(">I", page, 8)[0], above, upto))
-    return found
+def _varints(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The big-endian integers of up to nine bytes that begin there, and where they end; a ninth byte counts whole."""
+    import numpy as np
 
-
-def _spills(page: memoryview, usable_bytes: int) -> bool:
-    """True if the payload of any cell does not fit the page; it then goes on elsewhere."""
-    cells = struct.unpack_from(">H", page, 3)[0]
-    offsets = struct.unpack_from(f">{cells}H", page, 8)
-    # A length below 128 is one byte: most pages are done in C.
-    if not cells or max(map(page.__getitem__, offsets)) < 0x80:
-        return False
-    return any(_varint(page, at)[0] > usable_bytes - 35 for at in offsets if page[at] >= 0x80)
-
-
-def _varint(page: bytes | memoryview, at: int) -> tuple[int, int]:
-    """A big-endian integer of up to nine bytes, and where it ends; the ninth byte counts whole."""
-    value = 0
+    data = raw[at[:, None] + np.arange(_VARINT_BYTES)].astype(np.uint64)
+    more = np.cumprod(data[:, :8] >= 0x80, axis=1).sum(axis=1)
+    values = np.zeros(len(at), np.uint64)
     for n in range(8):
-        byte = page[at + n]
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:
-            return value, at + n + 1
-    return value << 8 | page[at + 8], at + 9
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
+        values = np.where(more >= n, values << np.uint64(7) | data[:, n] & np.uint64(0x7F), values)
+    values = np.where(more == 8, values << np.uint64(8) | data[:, 8], values)
+    return values.view(np.int64), at + more + 1

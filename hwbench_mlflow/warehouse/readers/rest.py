@@ -4,7 +4,9 @@ There is no snapshot over REST. Runs are listed by ascending start time, which n
 on an offset; then the metric histories are read; then every run that is about to be written is read *again*, and
 must be what it was before its history. A run that moved is read anew, a few rounds; one that never stands still is
 refused by name and left to the next sync. So is a run whose history lacks its latest metrics: a server or a proxy
-that hides the one shows the other. A run that was not listed is asked for by its id: only MLflow's own
+that hides the one shows the other. Of runs that the mirror lacks, histories and second looks are asked for while more
+runs are listed, several requests at a time: a server with several workers, as MLflow's has by default, does them side
+by side. A run that was not listed is asked for by its id: only MLflow's own
 "does not exist" makes it gone.
 
 What the API does not tell (MLflow 3.17, `RunInfo.to_proto`, `Experiment.to_proto`) is NULL in the mirror:
@@ -26,10 +28,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.warehouse.readers import Mode, Request, StoreState
@@ -50,9 +55,9 @@ BULK_CAP = 25_000
 HISTORY_PAGE = 10_000
 ROUNDS = 5
 WORKERS = 4
+CHUNKS_AHEAD = 20
+"""Chunks of runs whose histories are waited for before more runs are listed: their points lie in memory."""
 
-T = TypeVar("T")
-U = TypeVar("U")
 Rows = dict[str, list[tuple[Any, ...]]]
 
 
@@ -73,7 +78,8 @@ class RestReader:
 
     def confirm_gone(self, run_ids: Sequence[str]) -> set[str]:
         """The runs of which the server says, asked one by one, that they do not exist."""
-        return {run_id for run_id, gone in zip(run_ids, _parallel(self._is_gone, run_ids), strict=True) if gone}
+        with _pool() as pool:
+            return {run_id for run_id, gone in zip(run_ids, pool.map(self._is_gone, run_ids), strict=True) if gone}
 
     def _is_gone(self, run_id: str) -> bool:
         try:
@@ -87,37 +93,43 @@ class RestReader:
     def read(self, stage: Stage, request: Request) -> StoreState:
         """See :class:`~hwbench_mlflow.warehouse.readers.Reader`."""
         experiments = self._read_experiments(stage, request.experiments)
-        seen = _Seen()
-        for begin in range(0, len(experiments), EXPERIMENTS_A_SEARCH):
-            for page in self._listed(experiments[begin : begin + EXPERIMENTS_A_SEARCH]):
-                seen.add(stage, page)
-        names = sorted(seen.digests)
-        if request.mode is Mode.FAST and request.previous is not None:
-            names = stage.differing(("tags", "params", "latest_metrics"))
-        self._read_histories(stage, names)
-        stage.add_candidates(names)
-        candidates = set(names)
-        self._confirm(stage, seen, [r for r in stage.differing(CHILDREN) if r in candidates])
+        with _pool() as pool:
+            seen, early = _Seen(), request.mode is not Mode.FAST or request.previous is None
+            under_way = _UnderWay(self, pool, stage, seen)
+            for begin in range(0, len(experiments), EXPERIMENTS_A_SEARCH):
+                for page in self._listed(experiments[begin : begin + EXPERIMENTS_A_SEARCH]):
+                    keys = seen.add(stage, page)
+                    if early:
+                        under_way.ask(keys)
+                        under_way.load()
+            names = sorted(seen.digests)
+            if not early:
+                names = stage.differing(("tags", "params", "latest_metrics"))
+                under_way.ask(stage.staged_keys(names))
+            under_way.load(all_of_it=True)
+            stage.add_candidates(names)
+            candidates = set(names)
+            self._confirm(stage, under_way, [r for r in stage.differing(CHILDREN) if r in candidates])
         return StoreState(kind=self.kind)
 
-    def _confirm(self, stage: Stage, seen: _Seen, unsure: Sequence[str]) -> None:
+    def _confirm(self, stage: Stage, under_way: _UnderWay, unsure: Sequence[str]) -> None:
         """Read the runs again that are going to be written, until each was the same before and after its history."""
+        seen = under_way.seen
         for _ in range(ROUNDS):
-            again = {run["info"]["run_id"]: run for run in self._looked_up(seen, unsure)}
-            gone = [r for r in unsure if r not in again]
-            moved = [r for r in unsure if r in again and seen.digests[r] != _digest(again[r])]
-            moving = set(moved)
+            standing, moved = under_way.looked_at(unsure)
+            gone = [r for r in unsure if r not in standing and r not in moved]
             stage.refuse(
                 (r, "the server does not show the metric history that its latest metrics come from")
-                for r in stage.torn([r for r in unsure if r in again and r not in moving])
+                for r in stage.torn([r for r in unsure if r in standing])
             )
             stage.forget([*gone, *moved])
             seen.drop([*gone, *moved])
             if not moved:
                 return
-            seen.add(stage, [again[r] for r in moved])
-            unsure = [r for r in moved if r in seen.digests]
-            self._read_histories(stage, unsure)
+            keys = seen.add(stage, moved.values())
+            unsure = [r for r in moved if r in keys]
+            under_way.ask(keys, new=False)
+            under_way.load(all_of_it=True)
         stage.refuse((r, "it kept changing while it was read; the next sync tries again") for r in unsure)
 
     # -- experiments -----------------------------------------------------------------------------------------------
@@ -225,26 +237,15 @@ class RestReader:
         answer = self._server.post(f"{API}/runs/search", body)
         return answer.get("runs", []), answer.get("next_page_token") or None
 
-    def _looked_up(self, seen: _Seen, run_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def look_up(self, seen: _Seen, run_ids: Sequence[str]) -> list[dict[str, Any]]:
         """The named runs as they are now; those that the server no longer shows are missing."""
-
-        def look(chunk: Sequence[str]) -> list[dict[str, Any]]:
-            listed = ", ".join(f"'{r}'" for r in chunk)
-            experiments = sorted({seen.experiments[r] for r in chunk})
-            return self._search(experiments, f"attributes.run_id IN ({listed})", count=len(chunk))[0]
-
-        for found in _parallel(look, list(_chunks(run_ids, RUNS_A_REQUEST))):
-            yield from found
+        listed = ", ".join(f"'{r}'" for r in run_ids)
+        experiments = sorted({seen.experiments[r] for r in run_ids})
+        return self._search(experiments, f"attributes.run_id IN ({listed})", count=len(run_ids))[0]
 
     # -- histories -------------------------------------------------------------------------------------------------
 
-    def _read_histories(self, stage: Stage, run_ids: Sequence[str]) -> None:
-        for chunk in _chunks(run_ids, RUNS_A_REQUEST):
-            asked = stage.staged_keys(chunk)
-            points = [p for found in _parallel(lambda a: self._points(a[0], a[1]), asked) for p in found]
-            _load(stage, {"metric_history": points})
-
-    def _points(self, key: str, run_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    def points(self, key: str, run_ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """Every point of one key in up to a hundred runs."""
         if self._bulk:
             try:
@@ -263,7 +264,7 @@ class RestReader:
                     return [_point(m["run_id"], m) for m in found]
         if len(run_ids) > 1 and self._bulk:
             half = len(run_ids) // 2
-            return self._points(key, run_ids[:half]) + self._points(key, run_ids[half:])
+            return self.points(key, run_ids[:half]) + self.points(key, run_ids[half:])
         return [p for r in run_ids for p in self._one_history(key, r)]
 
     def _one_history(self, key: str, run_id: str) -> Iterable[tuple[Any, ...]]:
@@ -286,6 +287,76 @@ class RestReader:
                 return found.values()
 
 
+@dataclass(slots=True)
+class _Chunk:
+    """Runs whose histories were asked for, a key each, and then the runs again if the mirror lacks them."""
+
+    run_ids: list[str]
+    points: list[Future[list[tuple[Any, ...]]]]
+    new: bool
+
+
+class _UnderWay:
+    """Requests that were sent and not yet answered, while the caller's thread lists runs and loads the stage."""
+
+    def __init__(self, reader: RestReader, pool: ThreadPoolExecutor, stage: Stage, seen: _Seen) -> None:
+        self.seen = seen
+        self._reader, self._pool, self._stage = reader, pool, stage
+        self._mirrored = stage.mirrored_runs()
+        self._chunks: deque[_Chunk] = deque()
+        self._looks: deque[tuple[Sequence[str], Future[list[dict[str, Any]]]]] = deque()
+        self._looked: set[str] = set()
+        self._standing: set[str] = set()
+        self._moved: dict[str, dict[str, Any]] = {}
+
+    def ask(self, keys: Mapping[str, Sequence[str]], *, new: bool = True) -> None:
+        """Ask for the histories of runs by their metrics' ``keys``; with ``new`` for those again that no mirror has."""
+        lacking = [r for r in keys if new and r not in self._mirrored]
+        for group, again in ((lacking, True), ([r for r in keys if r not in set(lacking)], False)):
+            for run_ids in _chunks(group, RUNS_A_REQUEST):
+                wanted: dict[str, list[str]] = {}
+                for run_id in run_ids:
+                    for key in keys[run_id]:
+                        wanted.setdefault(key, []).append(run_id)
+                points = [self._pool.submit(self._reader.points, key, runs) for key, runs in sorted(wanted.items())]
+                self._chunks.append(_Chunk(list(run_ids), points, again))
+
+    def load(self, *, all_of_it: bool = False) -> None:
+        """Stage what was answered, in the order of the asking; with ``all_of_it`` wait for the rest."""
+        while self._chunks and (
+            all_of_it or len(self._chunks) > CHUNKS_AHEAD or all(f.done() for f in self._chunks[0].points)
+        ):
+            chunk = self._chunks.popleft()
+            _load(self._stage, {"metric_history": [p for f in chunk.points for p in f.result()]})
+            if chunk.new:
+                self._look(chunk.run_ids)
+        while self._looks and (all_of_it or self._looks[0][1].done()):
+            run_ids, found = self._looks.popleft()
+            self._looked.update(run_ids)
+            for run in found.result():
+                run_id = run["info"]["run_id"]
+                if run_id in self.seen.digests:
+                    if self.seen.digests[run_id] == _digest(run):
+                        self._standing.add(run_id)
+                    else:
+                        self._moved[run_id] = run
+
+    def _look(self, run_ids: Sequence[str]) -> None:
+        self._looks.append((run_ids, self._pool.submit(self._reader.look_up, self.seen, run_ids)))
+
+    def looked_at(self, run_ids: Sequence[str]) -> tuple[set[str], dict[str, dict[str, Any]]]:
+        """Which of the runs are as they were before their history was read, and the others, if they are there.
+
+        A look is good for one answer.
+        """
+        for chunk in _chunks([r for r in run_ids if r not in self._looked], RUNS_A_REQUEST):
+            self._look(chunk)
+        self.load(all_of_it=True)
+        standing, moved = self._standing, {r: self._moved[r] for r in run_ids if r in self._moved}
+        self._looked, self._standing, self._moved = set(), set(), {}
+        return standing, moved
+
+
 class _Seen:
     """What was read of each run, as a digest, and where it lives."""
 
@@ -293,8 +364,12 @@ class _Seen:
         self.digests: dict[str, bytes] = {}
         self.experiments: dict[str, str] = {}
 
-    def add(self, stage: Stage, runs: Iterable[dict[str, Any]]) -> None:
-        """Stage the rows of runs that were not seen yet; a run that cannot be mirrored exactly is refused."""
+    def add(self, stage: Stage, runs: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+        """Stage the rows of runs that were not seen yet; a run that cannot be mirrored exactly is refused.
+
+        Returns the keys of the metrics of each that was staged.
+        """
+        keys: dict[str, list[str]] = {}
         rows: Rows = {table: [] for table in ("runs", "tags", "params", "latest_metrics")}
         refused = []
         for run in runs:
@@ -308,10 +383,12 @@ class _Seen:
             except (KeyError, TypeError, ValueError) as error:
                 refused.append((run_id, f"the server's answer cannot be read: {error!r}"))
                 mine = {"runs": [_bare(run_id, run)]}
+            keys[run_id] = [point[1] for point in mine.get("latest_metrics", [])]
             for table, values in mine.items():
                 rows[table] += values
         _load(stage, rows)
         stage.refuse(refused)
+        return keys
 
     def drop(self, run_ids: Iterable[str]) -> None:
         """Forget runs, so that they can be added again."""
@@ -377,14 +454,11 @@ def _chunks(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield items[begin : begin + size]
 
 
-def _parallel(function: Callable[[T], U], items: Sequence[T]) -> list[U]:
-    """``function`` of every item, a few at a time; the first failure stops and is raised."""
-    if len(items) < 2:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(function, item) for item in items]
-        try:
-            return [f.result() for f in futures]
-        finally:
-            for future in futures:
-                future.cancel()
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """A few threads, each with its connection; when the block fails, what was not begun is not done."""
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -4,9 +4,9 @@ What makes a later sync cheap here, and what it rests on:
 
 * The file's change counter (header bytes 24-27) moves with every committed write in rollback-journal mode (byte 18
   is 1). Same file, same counter: nothing to do.
-* ``runs`` is always compared by content, and so are ``tags``, but only those on pages of the file that the last sync
-  did not see (:mod:`.pages`): MLflow edits and deletes in both. Where pages cannot be told (write-ahead log, another
-  sync in between), every tag is compared.
+* ``runs`` and ``tags`` are always compared by content, but only those on pages of the file that the last sync did not
+  see (:mod:`.pages`): MLflow edits and deletes in both. Where pages cannot be told (write-ahead log, another sync in
+  between), every run and tag is compared.
 * ``params`` and ``metrics`` only gain rows while their run lives. New rows have a rowid above the highest known one.
   Because SQLite re-uses the highest rowids after ``mlflow gc``, and VACUUM renumbers, the number of rows at or below
   the mark must also be what we mirrored less what the vanished runs had; otherwise everything is read.
@@ -23,8 +23,10 @@ nothing here closes one; that nobody else in this process did is checked by the 
 from __future__ import annotations
 
 import os
+import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ from urllib.parse import quote
 
 from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.warehouse.readers import Mode, Request, StoreState, check_revision
+from hwbench_mlflow.warehouse.readers.ahead import load_ahead
 from hwbench_mlflow.warehouse.readers.tables import FEW, SOURCES, experiment_ids, name_lists, rows
 from hwbench_mlflow.warehouse.stage import CHILDREN, MIRROR
 
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from hwbench_mlflow.warehouse.stage import Stage
 
 BUSY_TIMEOUT_S = 20.0
+BATCH_ROWS = 4_096
+"""Rows that the driver hands over at a time; with the longest tags 32 MB."""
+_LOOKED_AT = ("tags", "runs")
+"""Tables whose pages are looked at, in the order of a :attr:`StoreState.memory`."""
 _TEXT = "''"
 _DUMMY = {
     "experiment_id": "0", "creation_time": "0", "last_update_time": "0", "start_time": "0", "end_time": "0",
@@ -81,22 +88,30 @@ class SqliteReader:
             # The shared lock is held since that first read: the counter belongs to this snapshot.
             file = _identity(fd)
             scope = _load_experiments(cursor, stage, request.experiments)
-            _load(cursor, stage, "runs", where=scope)
-            previous, changed, seen = self._usable(request, revision), None, None
-            if whole and (request.remember or previous is not None):
-                seen = _look(cursor, fd, previous)
-            marks = _marks(cursor, seen)
+            previous, changed = self._usable(request, revision), None
+            looked: Mapping[str, Look | None] = {}
+            looks = whole and (request.remember or previous is not None)
+            with ThreadPoolExecutor(1, "looks at pages") as pool:
+                look = _Looker(cursor, fd, previous.memory if previous is not None else None)
+                looking = pool.submit(look, "tags") if looks else None
+                if previous is None:
+                    self._load_all(cursor, stage, scope)
+                counts = {table: _count(cursor, table) for table in _APPENDED}
+                if looking is not None:
+                    looked = {"runs": look("runs"), "tags": looking.result()}
+            marks = _marks(cursor, counts, looked)
             if previous is not None:
-                changed = _changed(cursor, stage, request.mode, previous, marks, seen)
-            if changed is None or len(changed) > FEW * max(stage.run_count(), 1):
-                self._load_all(cursor, stage, scope)
-            else:
-                _load_runs(cursor, stage, sorted(changed))
+                _load_runs_table(cursor, stage, looked.get("runs"))
+                changed = _changed(cursor, stage, request.mode, previous, marks, looked.get("tags"))
+                if changed is None or len(changed) > FEW * max(stage.run_count(), 1):
+                    self._load_all(cursor, stage, scope, but_runs=True)
+                else:
+                    _load_runs(cursor, stage, sorted(changed))
             if _identity(fd)[4:] != file[4:]:
                 raise StoreError(f"{self.store} was written to while it was read", remedy="sync again")
         return StoreState(
             kind=self.kind, revision=revision, file=file, marks=marks, fast=request.mode is Mode.FAST,
-            memory=seen.memory if seen is not None and request.remember else None,
+            memory=_memory(looked) if request.remember else None,
         )  # fmt: skip
 
     def _usable(self, request: Request, revision: str) -> StoreState | None:
@@ -106,10 +121,10 @@ class SqliteReader:
             return None
         return previous if previous.kind == self.kind and previous.revision == revision else None
 
-    def _load_all(self, cursor: Any, stage: Stage, scope: str) -> None:
-        where = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {scope})" if scope else ""
-        for table in CHILDREN:
-            _load(cursor, stage, table, where=where)
+    def _load_all(self, cursor: Any, stage: Stage, scope: str, *, but_runs: bool = False) -> None:
+        within = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {scope})" if scope else ""
+        tables = CHILDREN if but_runs else ("runs", *CHILDREN)
+        load_ahead(stage, tables, lambda table: _typed(cursor, _select(table, scope if table == "runs" else within)))
         stage.all_are_candidates()
 
     @contextmanager
@@ -126,6 +141,7 @@ class SqliteReader:
             with dbapi.connect(f"file:{quote(str(self.path))}?mode=ro") as connection, connection.cursor() as cursor:
                 cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
                 cursor.fetchall()
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(BATCH_ROWS)})
                 yield cursor, fd
         except adbc_driver_manager.Error as error:
             raise StoreError(f"cannot read {self.store}: {str(error).splitlines()[0]}") from error
@@ -215,30 +231,71 @@ def _load_experiments(cursor: Any, stage: Stage, names: tuple[str, ...]) -> str:
     return f"experiment_id IN ({ids})"
 
 
-def _look(cursor: Any, fd: int, previous: StoreState | None) -> Look | None:
-    """The pages of ``tags``, beside what was remembered of them."""
-    from hwbench_mlflow.warehouse.readers.pages import look
+class _Looker:
+    """Looks at the pages of a table, beside what was remembered of them. Asks the cursor nothing once it is made."""
 
-    found = rows(cursor, "SELECT rootpage, sql FROM sqlite_master WHERE type = 'table' AND name = 'tags'")
-    if not found:
+    def __init__(self, cursor: Any, fd: int, memory: bytes | None) -> None:
+        sql = "SELECT name, rootpage, sql FROM sqlite_master WHERE type = 'table' AND name IN ('tags', 'runs')"
+        self._trees = {str(r[0]): (int(r[1]), str(r[2])) for r in rows(cursor, sql)}
+        self._fd, self._known = fd, _remembered(memory)
+
+    def __call__(self, table: str) -> Look | None:
+        from hwbench_mlflow.warehouse.readers.pages import look
+
+        return look(self._fd, *self._trees[table], self._known.get(table)) if table in self._trees else None
+
+
+def _memory(looked: Mapping[str, Look | None]) -> bytes | None:
+    """What to remember of the pages of all tables: each behind its length. None unless all could be seen."""
+    parts = [look.memory for table in _LOOKED_AT if (look := looked.get(table)) is not None]
+    if len(parts) < len(_LOOKED_AT):
         return None
-    return look(fd, int(found[0][0]), str(found[0][1]), previous.memory if previous is not None else None)
+    return b"".join(struct.pack(">Q", len(part)) + part for part in parts)
 
 
-_MARKED = ("tags", "params", "metric_history")
+def _remembered(memory: bytes | None) -> dict[str, bytes]:
+    """The parts of a :func:`_memory`, by table; none if it is not as that made it."""
+    parts, at = list[bytes](), 0
+    while memory is not None and at + 8 <= len(memory):
+        size = struct.unpack_from(">Q", memory, at)[0]
+        parts.append(memory[at + 8 : at + 8 + size])
+        at += 8 + size
+    if memory is None or at != len(memory) or len(parts) != len(_LOOKED_AT):
+        return {}
+    return dict(zip(_LOOKED_AT, parts, strict=True))
 
 
-def _marks(cursor: Any, seen: Look | None) -> dict[str, tuple[int, int]]:
+def _load_runs_table(cursor: Any, stage: Stage, seen: Look | None) -> None:
+    """Stage ``runs``: all of them, or only those on fresh pages where the mirror is known to have the others.
+
+    All rows on other pages were there when the mirror was exact. If it has as many runs, besides those on fresh pages,
+    as there are such rows, these are they: none is gone, and none has changed.
+    """
+    if seen is not None and seen.known and seen.fresh_share <= FEW:
+        for where in _within(seen.fresh):
+            _load(cursor, stage, "runs", where=where)
+        if stage.keep_others(seen.rows):
+            return
+        stage.clear_runs()
+    _load(cursor, stage, "runs")
+
+
+_APPENDED = ("params", "metric_history")
+_MARKED = ("tags", *_APPENDED)
+
+
+def _count(cursor: Any, table: str) -> int:
+    return int(rows(cursor, f"SELECT count(*) FROM {SOURCES.get(table, table)}")[0][0])
+
+
+def _marks(cursor: Any, counts: Mapping[str, int], looked: Mapping[str, Look | None]) -> dict[str, tuple[int, int]]:
     marks = {}
     for table in _MARKED:
-        source = SOURCES.get(table, table)
-        # Two statements: each alone is answered from an index's edge or from page headers.
-        high = rows(cursor, f"SELECT max(rowid) FROM {source}")[0][0]
-        if table == "tags" and seen is not None:
-            count = seen.rows
-        else:
-            count = rows(cursor, f"SELECT count(*) FROM {source}")[0][0]
-        marks[table] = (int(high or 0), int(count))
+        # Not in one statement with the count: each alone is answered from an index's edge or from page headers.
+        high = rows(cursor, f"SELECT max(rowid) FROM {SOURCES.get(table, table)}")[0][0]
+        seen = looked.get(table)
+        count = counts[table] if table in counts else seen.rows if seen is not None else _count(cursor, table)
+        marks[table] = (int(high or 0), count)
     return marks
 
 
@@ -282,21 +339,29 @@ def _changed_tags(cursor: Any, stage: Stage, seen: Look | None, before: int, mis
     return fresh | set(stage.changed_counts("tags", cursor.fetch_record_batch()))
 
 
-def _runs_of(cursor: Any, ranges: Sequence[tuple[int | None, int | None]]) -> set[str]:
-    """Runs with a tag in one of the ranges of rowids."""
-    found: set[str] = set()
+def _within(ranges: Sequence[tuple[int | None, int | None]]) -> Iterator[str]:
+    """Conditions on rowids, a hundred ranges each."""
     for begin in range(0, len(ranges), 100):
         parts = []
         for above, upto in ranges[begin : begin + 100]:
             bounds = [f"rowid > {above}"] * (above is not None) + [f"rowid <= {upto}"] * (upto is not None)
-            parts.append("SELECT run_uuid FROM tags" + (" WHERE " + " AND ".join(bounds) if bounds else ""))
-        found |= {str(r[0]) for r in rows(cursor, " UNION ".join(parts))}
-    return found
+            parts.append(f"({' AND '.join(bounds) or 'true'})")
+        yield " OR ".join(parts)
+
+
+def _runs_of(cursor: Any, ranges: Sequence[tuple[int | None, int | None]]) -> set[str]:
+    """Runs with a tag in one of the ranges of rowids."""
+    return {
+        str(r[0])
+        for where in _within(ranges)
+        for r in rows(cursor, f"SELECT DISTINCT run_uuid FROM tags NOT INDEXED WHERE {where}")
+    }
 
 
 def _appended(cursor: Any, table: str, before: tuple[int, int], now: tuple[int, int], gone: int) -> set[str] | None:
     """Runs with rows above the old mark; None if the rows below it are not the ones we mirrored."""
-    source = SOURCES.get(table, table)
+    # Without an index, or all of one on runs would be read to group by them.
+    source = f"{SOURCES.get(table, table)} NOT INDEXED"
     above = rows(cursor, f"SELECT run_uuid, count(*) FROM {source} WHERE rowid > {before[0]} GROUP BY run_uuid")
     below = now[1] - sum(int(r[1]) for r in above)
     if below != before[1] - gone:
