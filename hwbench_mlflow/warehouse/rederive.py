@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 SUITE = "evidence"
-CHUNK_RUNS = 1000
+CHUNK_RUNS = 2000
 CHUNK_BYTES = 32_000_000
 
 _KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
