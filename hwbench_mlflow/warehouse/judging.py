@@ -160,14 +160,24 @@ def _spoilt(found: Sequence[tuple[str, str, bytes]], made: Sequence[Row]) -> boo
 
 def tables_of(rows: Sequence[Rows], schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Table]:
     """The rows of many runs, a table each. Raises what pyarrow does for a value that a column cannot hold."""
-    import pyarrow as pa
-
     made = {
-        table: pa.Table.from_pylist([row for one in rows for row in getattr(one, attribute)], schemas[table])
+        table: _table([row for one in rows for row in getattr(one, attribute)], schemas[table])
         for table, attribute in FIELDS.items()
     }
-    made["benchmark_runs"] = pa.Table.from_pylist([one.run for one in rows], schemas["benchmark_runs"])
+    made["benchmark_runs"] = _table([one.run for one in rows], schemas["benchmark_runs"])
     return made
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """What ``pa.Table.from_pylist`` makes, in half the time: rows of one table have the same columns in one order."""
+    import pyarrow as pa
+
+    names = tuple(rows[0]) if rows else ()
+    if not all(tuple(row) == names for row in rows):
+        return pa.Table.from_pylist(rows, schema)
+    columns = dict(zip(names, zip(*(row.values() for row in rows), strict=True), strict=True))
+    nothing = (None,) * len(rows)
+    return pa.Table.from_arrays([pa.array(columns.get(f.name, nothing), f.type) for f in schema], schema=schema)
 
 
 # --- Processes ----------------------------------------------------------------------------------
