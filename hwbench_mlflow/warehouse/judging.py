@@ -273,7 +273,7 @@ class _Judge:
 
 
 def _pieces(work: pa.Table) -> list[pa.Table]:
-    return [work.slice(begin, PIECE_RUNS) for begin in range(0, work.num_rows, PIECE_RUNS)]
+    return [work.slice(begin, PIECE_RUNS) for begin in range(0, max(work.num_rows, 1), PIECE_RUNS)]
 
 
 def _joined(pieces: Sequence[dict[str, pa.Table] | None]) -> dict[str, pa.Table] | None:
@@ -315,7 +315,7 @@ def processes() -> int:
 
 def main(descriptors: Sequence[str]) -> None:
     """Processes that judge, one for each socket that this one was given."""
-    import pyarrow.compute  # noqa: F401 -- once, before there is more than one process
+    import pyarrow  # noqa: F401 -- once, before there is more than one process
 
     os.dup2(2, 1)
     channels = [socket.socket(fileno=int(number)) for number in descriptors]

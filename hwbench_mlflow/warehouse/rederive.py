@@ -10,6 +10,7 @@ run that was removed from every table and from the mirror: `hwbench verify --sto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from hwbench_mlflow.model import VerdictState
 from hwbench_mlflow.rules import Outcome, RuleKind
 from hwbench_mlflow.warehouse.cases import OURS, listed, load_work
 from hwbench_mlflow.warehouse.digest import quoted
-from hwbench_mlflow.warehouse.judging import JudgeDied, Terms, judges
+from hwbench_mlflow.warehouse.judging import Here, JudgeDied, Judges, Terms, judges
 from hwbench_mlflow.warehouse.memory import Memory
 from hwbench_mlflow.warehouse.results import JUDGED
 from hwbench_mlflow.warehouse.star import LOG, PER_RUN, StagedRows, StagedRun, runs_of, schemas, staged
@@ -108,12 +109,24 @@ def rederive(
     Writes nothing of the warehouse but what ``memory`` keeps: the runs that were found right.
     """
     found = Rederived()
+    judged: set[str] = set()
     with listed(connection):
         found.runs = connection.execute(f"SELECT count(*) FROM {OURS}").fetchall()[0][0]
-        _strays(connection, found)
-        proven = memory.proven(connection) if memory is not None else set()
-        _remembered(connection, proven, found)
-        judged = _judge(connection, keyring, progress, proven, found)
+        proven: set[str] = set()
+        terms = Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
+        try:
+            with ExitStack() as entered:
+                # Processes start while what follows is looked up, where they are needed whatever that says.
+                new = found.runs if memory is None else found.runs - len(_known(connection))
+                several = entered.enter_context(judges(terms, new))
+                _strays(connection, found)
+                proven = memory.proven(connection) if memory is not None else set()
+                _remembered(connection, proven, found)
+                if isinstance(several, Here):
+                    several = entered.enter_context(judges(terms, found.runs - len(proven)))
+                _judge(connection, several, terms, progress, proven, judged, found)
+        except JudgeDied as error:
+            found.broken = str(error)
         if memory is not None and found.broken is None and (judged or proven != _known(connection)):
             wrong = found.edited.keys() | found.absent.keys() | found.probes
             memory.remember(connection, judged - wrong, proven - wrong)
@@ -136,32 +149,27 @@ def _remembered(connection: DuckDBPyConnection, proven: set[str], found: Rederiv
         _unproven(StagedRun(*row), found)
 
 
-def _judge(
+def _judge(  # noqa: PLR0917 -- one caller, a few lines above
     connection: DuckDBPyConnection,
-    keyring: Keyring,
+    several: Judges | Here,
+    terms: Terms,
     progress: Callable[[int, int], None],
     proven: set[str],
+    done: set[str],
     found: Rederived,
-) -> set[str]:
-    """Judge what is not ``proven``; the runs that were judged."""
-    terms = Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
-    done: set[str] = set()
-    try:
-        with judges(terms, found.runs - len(proven)) as several:
-            works = (load_work(connection, chunk, files=True) for chunk in _chunks(connection, proven))
-            for work, made in several.judge(works):
-                if made is not None and unchanged(connection, made):
-                    for run in runs_of(made["benchmark_runs"]):
-                        _unproven(run, found)
-                else:
-                    with staged(connection) as stage:
-                        stage.fill(work, made, terms)
-                        _compare(connection, stage, work, found)
-                done |= set(work.column("run_id").to_pylist())
-                progress(len(proven) + len(done), found.runs)
-    except JudgeDied as error:
-        found.broken = str(error)
-    return done
+) -> None:
+    """Judge what is not ``proven``, and say in ``done`` which runs that were."""
+    works = (load_work(connection, chunk, files=True) for chunk in _chunks(connection, proven))
+    for work, made in several.judge(works):
+        if made is not None and unchanged(connection, made):
+            for run in runs_of(made["benchmark_runs"]):
+                _unproven(run, found)
+        else:
+            with staged(connection) as stage:
+                stage.fill(work, made, terms)
+                _compare(connection, stage, work, found)
+        done |= set(work.column("run_id").to_pylist())
+        progress(len(proven) + len(done), found.runs)
 
 
 def _strays(connection: DuckDBPyConnection, found: Rederived) -> None:
