@@ -187,9 +187,10 @@ def _strays(connection: DuckDBPyConnection, found: Rederived) -> None:
 
 
 def _chunks(connection: DuckDBPyConnection, proven: set[str]) -> Iterator[list[str]]:
+    # Sizes as they are written beside the files: to measure the files would be to read them all once more.
     rows = connection.execute(
         f"""SELECT c.run_id, coalesce(f.bytes, 0) FROM {OURS} c LEFT JOIN (
-                SELECT run_id, sum(octet_length(content)) AS bytes FROM evidence_files GROUP BY 1) f USING (run_id)
+                SELECT run_id, sum(greatest(size_bytes, 0)) AS bytes FROM evidence_files GROUP BY 1) f USING (run_id)
             ORDER BY c.run_id"""
     ).fetchall()
     chunk: list[str] = []

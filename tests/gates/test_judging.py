@@ -72,7 +72,11 @@ def _terms(connection: duckdb.DuckDBPyConnection, keyring: Keyring) -> Terms:
     return Terms(keyring=keyring, schemas=star.schemas(connection), keep_content=False, kept_only=True)
 
 
-def test_answers_come_in_order_and_keys_reach_the_processes(lab: Lab, db: Path) -> None:
+@pytest.mark.parametrize("forks", [judging.FORKS, False])
+def test_answers_come_in_order_and_keys_reach_the_processes(
+    lab: Lab, db: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    monkeypatch.setattr(judging, "FORKS", forks)
     ring = load_keyring(lab.home)
     gone = {k: Revocation(keyid=k, revoked_at="2026-01-01", reason="lost") for k in ring.keys}
     for keyring, state in ((ring, "trusted"), (Keyring(ring.keys, gone), "revoked")):
