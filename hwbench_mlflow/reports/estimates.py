@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hwbench_mlflow.reports import words
-from hwbench_mlflow.reports.figures import INK, MAX_BARS, Drawn, NotDrawn, new_figure, plain_log
+from hwbench_mlflow.reports.figures import INK, MAX_BARS, Drawn, NotDrawn, new_figure, plain_log, say_below
 from hwbench_mlflow.summary import Row
 
 TITLE = "SIMULATED estimates: rooflines from datasheets; nothing was measured"
@@ -42,7 +42,7 @@ def estimates_figure(rows: Sequence[Row]) -> Drawn | NotDrawn:
     axes.set_xscale("log")
     plain_log(axes.xaxis)
     axes.set_xlim(min(lows) / 1.5, max(row["estimate_latency_ms_high"] for row in shown) * 1.5)
-    axes.set_xlabel("ms for one batch, ESTIMATED (a mark: expected); not ranked")
+    say_below(figure, "ms for one batch, ESTIMATED (a mark: expected); not ranked")
     lines = [f"{label(row)}: {span(row, 'estimate_latency_ms')} ms" for row in shown]
     return Drawn(name="estimates", title=TITLE, description="; ".join(lines), figure=figure, simulated=True)
 

@@ -1,9 +1,10 @@
 """Judging many runs: their evidence as Arrow tables in, the rows of the star schema as Arrow tables out.
 
-Judging is Python's own work, so more than one core needs more than one process. Bytes go over pipes to
-``python -m hwbench_mlflow.warehouse.judging``: no pickle, nothing of the parent's is imported again, and no torch. Few
-runs are judged here, where no process has to start. Knows no DuckDB. What a process judged and what was judged here is
-the same function of the same bytes; a process that dies is an error, never a gap.
+Judging is Python's own work, so more than one core needs more than one process. Bytes go over sockets to
+``python -m hwbench_mlflow.warehouse.judging``: no pickle, nothing of the parent's is imported again, and no torch. It
+imports once and forks the others, while it has no thread. Few runs are judged here, where no process has to start.
+Knows no DuckDB. What a process judged and what was judged here is the same function of the same bytes; a process that
+dies is an error, never a gap.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import gc
 import itertools
 import math
 import os
+import signal
+import socket
 import struct
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -36,6 +39,12 @@ if TYPE_CHECKING:
 POOL_RUNS = 1500
 """A process is up after about half a second of a core: fewer runs than this are sooner judged here."""
 MAX_PROCESSES = 4
+PIECE_RUNS = 250
+"""Runs that one process is asked about at a time: few, so that none of them waits long for the last to end."""
+AHEAD_PIECES = 3
+"""Pieces a process that are unanswered while the next work is read, so that none waits for it."""
+FORKS = sys.platform == "linux"
+"""Elsewhere a system's own libraries may not outlive a fork: each process imports for itself."""
 
 FIELDS = {
     "performance_results": "results", "verdict_findings": "findings", "evidence_files": "files",
@@ -151,14 +160,24 @@ def _spoilt(found: Sequence[tuple[str, str, bytes]], made: Sequence[Row]) -> boo
 
 def tables_of(rows: Sequence[Rows], schemas: Mapping[str, pa.Schema]) -> dict[str, pa.Table]:
     """The rows of many runs, a table each. Raises what pyarrow does for a value that a column cannot hold."""
-    import pyarrow as pa
-
     made = {
-        table: pa.Table.from_pylist([row for one in rows for row in getattr(one, attribute)], schemas[table])
+        table: _table([row for one in rows for row in getattr(one, attribute)], schemas[table])
         for table, attribute in FIELDS.items()
     }
-    made["benchmark_runs"] = pa.Table.from_pylist([one.run for one in rows], schemas["benchmark_runs"])
+    made["benchmark_runs"] = _table([one.run for one in rows], schemas["benchmark_runs"])
     return made
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """What ``pa.Table.from_pylist`` makes, in half the time: rows of one table have the same columns in one order."""
+    import pyarrow as pa
+
+    names = tuple(rows[0]) if rows else ()
+    if not all(tuple(row) == names for row in rows):
+        return pa.Table.from_pylist(rows, schema)
+    columns = dict(zip(names, zip(*(row.values() for row in rows), strict=True), strict=True))
+    nothing = (None,) * len(rows)
+    return pa.Table.from_arrays([pa.array(columns.get(f.name, nothing), f.type) for f in schema], schema=schema)
 
 
 # --- Processes ----------------------------------------------------------------------------------
@@ -170,70 +189,100 @@ class Judges:
     def __init__(self, terms: Terms, count: int | None = None) -> None:
         self._setup = _write_terms(terms)
         self._count = count or processes()
-        self._idle: deque[subprocess.Popen[bytes]] = deque()
-        self._all: list[subprocess.Popen[bytes]] = []
+        self._idle: deque[_Judge] = deque()
+        self._all: list[_Judge] = []
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="hwbench-judge")
 
     def __enter__(self) -> Judges:
-        for _ in range(self._count):
+        for share in (self._count,) if FORKS else (1,) * self._count:
+            pairs = [socket.socketpair() for _ in range(share)]
+            theirs = [other.fileno() for _, other in pairs]
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hwbench_mlflow.warehouse.judging"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, "-P", "-m", "hwbench_mlflow.warehouse.judging", *map(str, theirs)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=theirs, process_group=0,
             )  # fmt: skip
-            self._all.append(process)
-            self._idle.append(process)
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it is dead already: whoever asks it first says so
-                _send(process.stdin, self._setup)
+            for ours, other in pairs:
+                other.close()
+                self._all.append(_Judge(process, ours))
+        self._idle.extend(self._all)
+        for judge in self._all:
+            with contextlib.suppress(OSError):  # it is dead already: whoever asks it first says so
+                _send(judge.channel, self._setup)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            for process in self._all:
-                process.kill()
+            for judge in self._all:
+                judge.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        for process in self._all:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it is dead, and who needed its answer was told
-                process.stdin.close()
-            process.stdout.close()
-            process.wait()
+        for judge in self._all:
+            judge.channel.close()
+        for judge in self._all:
+            judge.process.wait()
 
     def judge(self, works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, dict[str, pa.Table] | None]]:
         """Each work with its tables, in order; None where a value fits no column. Raises :class:`JudgeDied`.
 
-        ``works`` is drawn from in the caller's thread, one ahead of the processes.
+        ``works`` is drawn from in the caller's thread, somewhat ahead of the processes.
         """
-        waiting: deque[tuple[pa.Table, Future[bytes]]] = deque()
+        waiting: deque[tuple[pa.Table, list[Future[bytearray]]]] = deque()
         for work in works:
-            waiting.append((work, self._threads.submit(self._ask, _to_ipc(work))))
-            if len(waiting) > self._count:
+            waiting.append((work, [self._threads.submit(self._ask, piece) for piece in _pieces(work)]))
+            while len(open_ := [f for _, answers in waiting for f in answers if not f.done()]) > (
+                AHEAD_PIECES * self._count
+            ):
+                wait(open_[:1])
+            while waiting and all(f.done() for f in waiting[0][1]):
                 yield self._next(waiting)
         while waiting:
             yield self._next(waiting)
 
     @staticmethod
-    def _next(waiting: deque[tuple[pa.Table, Future[bytes]]]) -> tuple[pa.Table, dict[str, pa.Table] | None]:
-        work, future = waiting.popleft()
-        return work, _read_tables(future.result())
+    def _next(
+        waiting: deque[tuple[pa.Table, list[Future[bytearray]]]],
+    ) -> tuple[pa.Table, dict[str, pa.Table] | None]:
+        work, answers = waiting.popleft()
+        return work, _joined([_read_tables(answer.result()) for answer in answers])
 
-    def _ask(self, work: bytes) -> bytes:
-        process = self._idle.popleft()
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def _ask(self, work: pa.Table) -> bytearray:
+        judge = self._idle.popleft()
         try:
-            _send(process.stdin, work)
-            answer = _receive(process.stdout)
+            _send(judge.channel, _to_ipc(work))
+            answer = _receive(judge.channel)
         except OSError:
             answer = None
         if answer is None:
-            code = process.wait()
+            code = judge.process.wait()
             raise JudgeDied(f"a process that judged results died (exit status {code}): nothing is known of its runs")
-        self._idle.append(process)
+        self._idle.append(judge)
         return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """One process that judges, by its socket. ``process`` is its own, or the one that forked it and ends with it."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # the whole group is gone
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def _pieces(work: pa.Table) -> list[pa.Table]:
+    return [work.slice(begin, PIECE_RUNS) for begin in range(0, max(work.num_rows, 1), PIECE_RUNS)]
+
+
+def _joined(pieces: Sequence[dict[str, pa.Table] | None]) -> dict[str, pa.Table] | None:
+    import pyarrow as pa
+
+    made = [piece for piece in pieces if piece is not None]
+    if len(made) < len(pieces):
+        return None
+    return {table: pa.concat_tables([piece[table] for piece in made]) for table in made[0]}
 
 
 class Here:
@@ -264,19 +313,51 @@ def processes() -> int:
     return min(cores, MAX_PROCESSES)
 
 
-def main() -> None:
-    """A process that judges: terms, then work after work until standard input ends."""
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    setup = _receive(source)
+def main(descriptors: Sequence[str]) -> None:
+    """Processes that judge, one for each socket that this one was given."""
+    import pyarrow  # noqa: F401 -- once, before there is more than one process
+
+    os.dup2(2, 1)
+    channels = [socket.socket(fileno=int(number)) for number in descriptors]
+    # Rows are trees: looking for cycles among a thousand runs' of them, again and again, took a tenth of the time.
+    gc.disable()
+    gc.freeze()
+    if len(channels) == 1:
+        _serve(channels[0])
+        return
+    forked: set[int] = set()
+    for channel in channels:
+        child = os.fork()
+        if child == 0:
+            for other in channels:
+                if other is not channel:
+                    other.close()  # else the end of one would not be seen while another lives
+            _serve(channel)
+            return
+        forked.add(child)
+    for channel in channels:
+        channel.close()
+    failed = 0
+    while forked:
+        ended, status = os.wait()
+        forked.discard(ended)
+        code = os.waitstatus_to_exitcode(status)
+        if code != 0 and failed == 0:
+            failed = code if code > 0 else 128 - code
+            for other_id in forked:  # who asks this process what happened waits for it to end
+                os.kill(other_id, signal.SIGKILL)
+    sys.exit(failed)
+
+
+def _serve(channel: socket.socket) -> None:
+    """Terms, then work after work until nobody asks."""
+    setup = _receive(channel)
     if setup is None:
         return
     terms = _read_terms(setup)
-    # Rows are trees: looking for cycles among a thousand runs' of them, again and again, took a tenth of the time.
-    gc.freeze()
-    gc.disable()
-    while (data := _receive(source)) is not None:
-        _send(sink, _write_tables(judged(_from_ipc(data), terms), terms))
+    while (data := _receive(channel)) is not None:
+        _send(channel, _write_tables(judged(_from_ipc(data), terms), terms))
+        del data
         gc.collect()
 
 
@@ -295,10 +376,10 @@ def _write_tables(rows: Sequence[tuple[Case, Rows]], terms: Terms) -> bytes:
     return b"" if tables is None else msgspec.msgpack.encode({name: _to_ipc(table) for name, table in tables.items()})
 
 
-def _read_tables(data: bytes) -> dict[str, pa.Table] | None:
+def _read_tables(data: bytes | bytearray) -> dict[str, pa.Table] | None:
     if not data:
         return None
-    return {name: _from_ipc(one) for name, one in msgspec.msgpack.decode(data, type=dict[str, bytes]).items()}
+    return {name: _from_ipc(one) for name, one in msgspec.msgpack.decode(data, type=dict[str, memoryview]).items()}
 
 
 class _Setup(msgspec.Struct):
@@ -323,7 +404,7 @@ def _write_terms(terms: Terms) -> bytes:
     )  # fmt: skip
 
 
-def _read_terms(data: bytes) -> Terms:
+def _read_terms(data: bytes | bytearray) -> Terms:
     import pyarrow as pa
 
     found = msgspec.msgpack.decode(data, type=_Setup)
@@ -335,38 +416,43 @@ def _read_terms(data: bytes) -> Terms:
     return Terms(keyring=keyring, schemas=schemas, keep_content=found.keep_content, kept_only=found.kept_only)
 
 
-def _to_ipc(table: pa.Table) -> bytes:
+def _to_ipc(table: pa.Table) -> memoryview:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return memoryview(sink.getvalue())
 
 
-def _from_ipc(data: bytes) -> pa.Table:
+def _from_ipc(data: bytes | bytearray | memoryview) -> pa.Table:
     import pyarrow as pa
 
     with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
         return reader.read_all()
 
 
-def _send(pipe: IO[bytes], data: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(data)))
-    pipe.write(data)
-    pipe.flush()
+def _send(channel: socket.socket, data: bytes | memoryview) -> None:
+    channel.sendall(_LENGTH.pack(len(data)))
+    channel.sendall(data)
 
 
-def _receive(pipe: IO[bytes]) -> bytes | None:
-    """The next message; None where the pipe ends before it is whole."""
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    [length] = _LENGTH.unpack(head)
-    data = pipe.read(length)
-    return data if len(data) == length else None
+def _receive(channel: socket.socket) -> bytearray | None:
+    """The next message; None where the channel ends before it is whole."""
+    head = _exactly(channel, _LENGTH.size)
+    return None if head is None else _exactly(channel, _LENGTH.unpack(head)[0])
+
+
+def _exactly(channel: socket.socket, length: int) -> bytearray | None:
+    data = bytearray(length)
+    rest = memoryview(data)
+    while rest:
+        got = channel.recv_into(rest, flags=socket.MSG_WAITALL)
+        if got == 0:
+            return None
+        rest = rest[got:]
+    return data
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,6 +10,7 @@ run that was removed from every table and from the mirror: `hwbench verify --sto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from hwbench_mlflow.rules import Outcome, RuleKind
 from hwbench_mlflow.warehouse.cases import OURS, listed, load_work
 from hwbench_mlflow.warehouse.dependents import LOG, PER_RUN
 from hwbench_mlflow.warehouse.digest import quoted
-from hwbench_mlflow.warehouse.judging import JudgeDied, Terms, judges
+from hwbench_mlflow.warehouse.judging import Here, JudgeDied, Judges, Terms, judges
 from hwbench_mlflow.warehouse.memory import Memory
 from hwbench_mlflow.warehouse.results import JUDGED
 from hwbench_mlflow.warehouse.star import StagedRows, StagedRun, runs_of, schemas, staged
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 SUITE = "evidence"
-CHUNK_RUNS = 1000
+CHUNK_RUNS = 2000
 CHUNK_BYTES = 32_000_000
 
 _KEYS = {"models": "model_id", "hardware_platforms": "hardware_id"}
@@ -109,12 +110,24 @@ def rederive(
     Writes nothing of the warehouse but what ``memory`` keeps: the runs that were found right.
     """
     found = Rederived()
+    judged: set[str] = set()
     with listed(connection):
         found.runs = connection.execute(f"SELECT count(*) FROM {OURS}").fetchall()[0][0]
-        _strays(connection, found)
-        proven = memory.proven(connection) if memory is not None else set()
-        _remembered(connection, proven, found)
-        judged = _judge(connection, keyring, progress, proven, found)
+        proven: set[str] = set()
+        terms = Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
+        try:
+            with ExitStack() as entered:
+                # Processes start while what follows is looked up, where they are needed whatever that says.
+                new = found.runs if memory is None else found.runs - len(_known(connection))
+                several = entered.enter_context(judges(terms, new))
+                _strays(connection, found)
+                proven = memory.proven(connection) if memory is not None else set()
+                _remembered(connection, proven, found)
+                if isinstance(several, Here):
+                    several = entered.enter_context(judges(terms, found.runs - len(proven)))
+                _judge(connection, several, terms, progress, proven, judged, found)
+        except JudgeDied as error:
+            found.broken = str(error)
         if memory is not None and found.broken is None and (judged or proven != _known(connection)):
             wrong = found.edited.keys() | found.absent.keys() | found.probes
             memory.remember(connection, judged - wrong, proven - wrong)
@@ -137,32 +150,27 @@ def _remembered(connection: DuckDBPyConnection, proven: set[str], found: Rederiv
         _unproven(StagedRun(*row), found)
 
 
-def _judge(
+def _judge(  # noqa: PLR0917 -- one caller, a few lines above
     connection: DuckDBPyConnection,
-    keyring: Keyring,
+    several: Judges | Here,
+    terms: Terms,
     progress: Callable[[int, int], None],
     proven: set[str],
+    done: set[str],
     found: Rederived,
-) -> set[str]:
-    """Judge what is not ``proven``; the runs that were judged."""
-    terms = Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
-    done: set[str] = set()
-    try:
-        with judges(terms, found.runs - len(proven)) as several:
-            works = (load_work(connection, chunk, files=True) for chunk in _chunks(connection, proven))
-            for work, made in several.judge(works):
-                if made is not None and unchanged(connection, made):
-                    for run in runs_of(made["benchmark_runs"]):
-                        _unproven(run, found)
-                else:
-                    with staged(connection) as stage:
-                        stage.fill(work, made, terms)
-                        _compare(connection, stage, work, found)
-                done |= set(work.column("run_id").to_pylist())
-                progress(len(proven) + len(done), found.runs)
-    except JudgeDied as error:
-        found.broken = str(error)
-    return done
+) -> None:
+    """Judge what is not ``proven``, and say in ``done`` which runs that were."""
+    works = (load_work(connection, chunk, files=True) for chunk in _chunks(connection, proven))
+    for work, made in several.judge(works):
+        if made is not None and unchanged(connection, made):
+            for run in runs_of(made["benchmark_runs"]):
+                _unproven(run, found)
+        else:
+            with staged(connection) as stage:
+                stage.fill(work, made, terms)
+                _compare(connection, stage, work, found)
+        done |= set(work.column("run_id").to_pylist())
+        progress(len(proven) + len(done), found.runs)
 
 
 def _strays(connection: DuckDBPyConnection, found: Rederived) -> None:
@@ -180,9 +188,10 @@ def _strays(connection: DuckDBPyConnection, found: Rederived) -> None:
 
 
 def _chunks(connection: DuckDBPyConnection, proven: set[str]) -> Iterator[list[str]]:
+    # Sizes as they are written beside the files: to measure the files would be to read them all once more.
     rows = connection.execute(
         f"""SELECT c.run_id, coalesce(f.bytes, 0) FROM {OURS} c LEFT JOIN (
-                SELECT run_id, sum(octet_length(content)) AS bytes FROM evidence_files GROUP BY 1) f USING (run_id)
+                SELECT run_id, sum(greatest(size_bytes, 0)) AS bytes FROM evidence_files GROUP BY 1) f USING (run_id)
             ORDER BY c.run_id"""
     ).fetchall()
     chunk: list[str] = []

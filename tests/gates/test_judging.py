@@ -72,7 +72,11 @@ def _terms(connection: duckdb.DuckDBPyConnection, keyring: Keyring) -> Terms:
     return Terms(keyring=keyring, schemas=star.schemas(connection), keep_content=False, kept_only=True)
 
 
-def test_answers_come_in_order_and_keys_reach_the_processes(lab: Lab, db: Path) -> None:
+@pytest.mark.parametrize("forks", [judging.FORKS, False])
+def test_answers_come_in_order_and_keys_reach_the_processes(
+    lab: Lab, db: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    monkeypatch.setattr(judging, "FORKS", forks)
     ring = load_keyring(lab.home)
     gone = {k: Revocation(keyid=k, revoked_at="2026-01-01", reason="lost") for k in ring.keys}
     for keyring, state in ((ring, "trusted"), (Keyring(ring.keys, gone), "revoked")):
@@ -84,15 +88,45 @@ def test_answers_come_in_order_and_keys_reach_the_processes(lab: Lab, db: Path) 
         assert found == [[{"run_id": run, "signature_state": state}] for run in lab.runs * 2]
 
 
-def test_a_process_that_dies_is_an_error(lab: Lab, db: Path) -> None:
+def test_processes_that_die_are_an_error(lab: Lab, db: Path) -> None:
     with duckdb.connect(str(db)) as connection, listed(connection):
         works = [load_work(connection, [run], files=True) for run in lab.runs]
         with Judges(_terms(connection, load_keyring(lab.home)), 2) as several:
-            for process in several._all:
-                os.kill(process.pid, signal.SIGKILL)
+            for judge in several._all:
+                judge.kill()
             with pytest.raises(judging.JudgeDied, match=r"died \(exit status -9\)"):
                 list(several.judge(works))
-    assert all(process.returncode is not None for process in several._all)
+    assert all(judge.process.returncode is not None for judge in several._all)
+
+
+@pytest.mark.skipif(not judging.FORKS, reason="each process was started by this one")
+def test_one_of_forked_processes_that_dies_ends_them_all(lab: Lab, db: Path) -> None:
+    with duckdb.connect(str(db)) as connection, listed(connection):
+        works = [load_work(connection, [run], files=True) for run in lab.runs]
+        with Judges(_terms(connection, load_keyring(lab.home)), 2) as several:
+            list(several.judge(works))  # so both are there
+            [process] = {judge.process for judge in several._all}
+            forked = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            assert len(forked) == 2
+            os.kill(int(forked[0]), signal.SIGKILL)
+            with pytest.raises(judging.JudgeDied, match=r"died \(exit status 137\)"):
+                list(several.judge(works * 3))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in forked)
+
+
+def test_answers_to_pieces_of_one_work_are_put_together_in_order(
+    lab: Lab, db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "PIECE_RUNS", 2)
+    with duckdb.connect(str(db)) as connection, listed(connection):
+        terms = _terms(connection, load_keyring(lab.home))
+        work = load_work(connection, lab.runs, files=True)
+        with Judges(terms, 2) as several:
+            [(_, made)] = several.judge([work])
+        [(_, here)] = judging.Here(terms).judge([work])
+    assert made == here
+    assert made is not None
+    assert made["benchmark_runs"].column("run_id").to_pylist() == sorted(lab.runs)
 
 
 @pytest.mark.usefixtures("several")

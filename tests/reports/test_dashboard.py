@@ -117,7 +117,8 @@ def test_results_can_be_narrowed(board: Board, here: Path) -> None:
     model, platform = rows(here, "real_results LIMIT 1", "model_name, platform")[0]
     narrowed = page(board, "results", model=model, platform=platform)
     others = {r for (r,) in rows(here, "real_results", "run_id") if r[:8] in narrowed}
-    of_it = {r for (r,) in rows(here, f"real_results WHERE model_name = '{model}'", "run_id")}
+    quoted = model.replace("'", "''")  # one of the models is called '; DROP TABLE
+    of_it = {r for (r,) in rows(here, f"real_results WHERE model_name = '{quoted}'", "run_id")}
     assert others <= of_it
     assert "No real result fits" in page(board, "results", model="no such model")
     assert "'; DROP TABLE real_results" not in page(board, "results", model="'; DROP TABLE real_results; --<b>")[:200]

@@ -69,3 +69,36 @@ def test_it_can_be_drawn_and_printed(
     assert all(len(picture) > 20_000 for picture in pictures), "a blank page"
     chromium(f"--print-to-pdf={here / 'report.pdf'}")
     assert (here / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+def test_at_a_window_of_1100_pixels_no_column_and_no_label_of_a_figure_is_cut_off(
+    here: Path, reported: Callable[..., Result], chromium: Callable[..., bytes]
+) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    assert reported("--include-simulated").exit_code == 0
+    with sync_api.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width, whole in ((1100, True), (400, False)):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto((here / "report.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width  # a table scrolls alone
+            tables = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])")
+            assert len(tables) >= 2
+            assert all(wide <= there for wide, there in tables) is whole
+            texts, cut = page.evaluate(OUTSIDE)
+            assert texts > 50
+            assert cut == []
+        browser.close()
+
+
+OUTSIDE = """() => {
+  const texts = [...document.querySelectorAll('figure svg text')];
+  const cut = texts.filter(t => {
+    const picture = t.closest('svg').getBoundingClientRect(), text = t.getBoundingClientRect();
+    return text.left < picture.left - 1 || text.right > picture.right + 1
+        || text.top < picture.top - 1 || text.bottom > picture.bottom + 1;
+  });
+  return [texts.length, cut.map(t => t.textContent)];
+}"""
+"""How many texts the figures have, and those that leave their picture."""
