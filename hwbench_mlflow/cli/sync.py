@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing of it.")
 @click.option("--rebind", is_flag=True, help="The warehouse follows this store from now on.")
-@click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Sync again and again.")
+@click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Sync again and again; says so once while nothing is new.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sync, with a schema_version.")
 def sync(  # noqa: PLR0917 -- click passes by name
     tracking_uri: str | None, via: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool,
@@ -48,7 +48,7 @@ def sync(  # noqa: PLR0917 -- click passes by name
     """
     from hwbench_mlflow.errors import StoreError
     from hwbench_mlflow.warehouse.readers import Mode
-    from hwbench_mlflow.warehouse.sync import SyncOptions, SyncSummary
+    from hwbench_mlflow.warehouse.sync import SyncOptions
     from hwbench_mlflow.warehouse.sync import sync as run_sync
 
     if full and fast:
@@ -57,23 +57,29 @@ def sync(  # noqa: PLR0917 -- click passes by name
     options = SyncOptions(mode=mode, experiments=experiments, dry_run=dry_run, rebind=rebind)
     uri = store_uri(tracking_uri)
 
-    def once() -> SyncSummary:
+    def once(*, said: bool = False) -> bool:
+        """One sync; whether nothing was new, which is told unless it was ``said`` the last time."""
         from hwbench_mlflow.warehouse.readers.choose import Via, open_reader
 
         reader = open_reader(uri, Via(via) if via else None)
         with SyncProgress() as shown:
             summary = run_sync(reader, db, options, judge=judge(uri), say=shown.say, progress=shown.progress)
-        click.echo(json.dumps(summary.to_json(), sort_keys=True) if as_json else _line(summary, db))
-        return summary
+        if as_json:
+            click.echo(json.dumps(summary.to_json(), sort_keys=True))
+        elif not (said and summary.up_to_date):
+            click.echo(_line(summary, db))
+        return summary.up_to_date
 
     if watch is None:
         once()
         return
+    idle = False
     while True:
         try:
-            once()
+            idle = once(said=idle)
         except StoreError as error:  # a lock that someone holds now is no reason to stop watching
             click.echo(str(error), err=True)
+            idle = False
         time.sleep(watch)
 
 

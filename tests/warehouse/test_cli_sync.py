@@ -61,3 +61,19 @@ def test_watch_syncs_again_and_outlives_a_store_that_cannot_be_read(
     assert slept == [7.0, 7.0, 7.0]
     assert [json.loads(line)["up_to_date"] for line in said.stdout.splitlines()] == [False, True]
     assert "no MLflow store at" in said.stderr
+
+
+def test_watch_says_once_that_nothing_is_new(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("hwbench_mlflow.cli.sync.time.sleep", sleep)
+    flags = ["--tracking-uri", f"sqlite:///{store}", "--db", str(tmp_path / "w.duckdb"), "--watch", "7"]
+    said = CliRunner().invoke(sync, flags)
+    assert len(slept) == 5
+    assert said.stdout.count("runs added") == 1
+    assert said.stdout.count("is up to date") == 1
