@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would change; write nothing of it.")
 @click.option("--rebind", is_flag=True, help="The warehouse follows this store from now on.")
-@click.option("--watch", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Sync again and again; says so once while nothing is new.")
+@click.option(
+    "--watch", type=click.FloatRange(min=0.1), metavar="SECONDS",
+    help="Sync again and again; what is up to date is said once.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a sync, with a schema_version.")
 def sync(  # noqa: PLR0917 -- click passes by name
     tracking_uri: str | None, via: str | None, db: Path, experiments: tuple[str, ...], full: bool, fast: bool,
