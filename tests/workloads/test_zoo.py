@@ -57,6 +57,7 @@ def test_every_built_in_model_has_a_known_size_and_a_variant_for_tests() -> None
 
 def test_the_documentation_lists_each_model_with_its_size() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    text = text.partition("## Where they run")[0]
     for spec in BUILT_IN:
         [line] = [line for line in text.splitlines() if line.startswith(f"| `{spec.alias}` |")]
         assert f" {spec.hub_ids[0]} " in line
