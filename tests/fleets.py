@@ -1,4 +1,4 @@
-"""A fleet of several nodes on this machine, each a process of ``hwbench fleet join`` with a home and a key of its own."""
+"""A fleet of several nodes on this machine: processes of ``hwbench fleet join``, each with a home and a key."""
 
 from __future__ import annotations
 

@@ -1,0 +1,365 @@
+"""A real fleet on this machine: what is offered, where cells go, and that a lost node costs and doubles nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hwbench_mlflow.codec import encode
+from hwbench_mlflow.host import process_name
+from hwbench_mlflow.model import Availability, AvailabilityStatus, Device, DeviceCheck, Platform
+from hwbench_mlflow.offers import offered, resources, this_node
+from hwbench_mlflow.spool import ParentPlace, Place, Spool
+from hwbench_mlflow.tracking import PROCESS_TAG, Store
+from tests.commands import environment, hwbench, only, said
+from tests.conftest import REQUIRED
+from tests.fleets import TestFleet, new_fleet
+from tests.test_cli_batch import runs, statuses
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+if importlib.util.find_spec("ray") is None:
+    if "fleet" in REQUIRED:
+        pytest.fail("ray is not installed", pytrace=False)
+    pytest.skip("ray is not installed", allow_module_level=True)
+
+FAKE = ("--hardware", "cpu", "--backend", "fake")
+CELLS = ("--models", "bert-tiny,gpt2", *FAKE, "--seed", "3")
+
+
+# --- what is offered ------------------------------------------------------------------------------------------
+
+
+def answer(platform: Platform, *devices: Device, passed: bool = True, **change: Any) -> Availability:
+    checks = tuple(DeviceCheck(device_id=d.id, operation="x", passed=passed, reason="made") for d in devices)
+    found = Availability(
+        platform=platform, status=AvailabilityStatus.AVAILABLE, reason="made", devices=devices, checks=checks
+    )
+    return dataclasses.replace(found, **change)
+
+
+CPU = Device(platform=Platform.CPU, id="cpu", name="Test CPU")
+GPU = Device(platform=Platform.CUDA, id="cuda:0", name="Test GPU", uuid="GPU-1")
+SECOND = Device(platform=Platform.CUDA, id="cuda:1", name="Test GPU", uuid="GPU-2")
+OPENVINO = Device(platform=Platform.OPENVINO, id="CPU", name="Test CPU")
+SOFTWARE = Device(platform=Platform.WEBGPU, id="adapter", name="SwiftShader", emulation_reason="software")
+BACKENDS = {platform: f"x:{platform}" for platform in Platform}
+
+
+def test_only_what_computed_is_offered_and_what_shares_cores_is_one_resource() -> None:
+    found = offered(
+        [answer(Platform.CPU, CPU), answer(Platform.OPENVINO, OPENVINO), answer(Platform.CUDA, GPU, SECOND)],
+        BACKENDS, emulated=False,
+    )  # fmt: skip
+    assert [(d.platform.value, d.device_id, d.first) for d in found] == [
+        ("cpu", "cpu", True), ("openvino", "CPU", True), ("cuda", "cuda:0", True), ("cuda", "cuda:1", False),
+    ]  # fmt: skip
+    assert resources(found) == {"hwbench:cpu": 1.0, "hwbench:GPU-1": 1.0, "hwbench:GPU-2": 1.0}
+
+
+@pytest.mark.parametrize(
+    "probed",
+    [
+        answer(Platform.CUDA, GPU, passed=False),
+        answer(Platform.CUDA, GPU, checks=()),
+        answer(Platform.CUDA, GPU, status=AvailabilityStatus.PROBE_FAILED),
+        answer(Platform.CUDA, status=AvailabilityStatus.NO_DRIVER),
+        answer(Platform.WEBGPU, SOFTWARE),
+    ],
+    ids=["its check failed", "unchecked", "the probe failed", "no driver", "emulated"],
+)
+def test_what_is_not_verified_is_never_offered(probed: Availability) -> None:
+    assert offered([probed], BACKENDS, emulated=False) == []
+    assert [d.device_id for d in offered([probed], BACKENDS, emulated=True)] == (
+        ["adapter"] if probed.platform is Platform.WEBGPU else []
+    )
+
+
+WRONG = [
+    (("fleet", "join", "lab"), 1, "'lab' is no address of a fleet"),
+    (("fleet", "join", "lab:1", "--hardware", "gpu"), 2, "'gpu' is no platform"),
+    (("fleet", "join", "lab:6379", "--hardware", "none"), 1, "has no token for it"),
+    (("fleet", "status", "127.0.0.1:9"), 1, "no fleet answers at 127.0.0.1:9"),
+    (("batch", *CELLS, "--fleet", "127.0.0.1:9"), 1, "no fleet answers at 127.0.0.1:9"),
+    (("batch", *CELLS, "--fleet", "127.0.0.1:9", "--max-workers", "2"), 2, "--fleet takes no --pin"),
+    (("replicate", "x", "--on", "lab-1"), 2, "give both --on and --fleet"),
+    (("replicate", "0" * 32), 2, f"there is no run '{'0' * 32}'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "wrong"), WRONG, ids=lambda value: str(value)[-40:])
+def test_what_cannot_be_right_is_one_line(  # noqa: PLR0917 -- pytest passes by name
+    arguments: tuple[str, ...], code: int, wrong: str, store_uri: str, tmp_path: Path, isolated: Path
+) -> None:
+    env = {key: value for key, value in environment(HOME=str(tmp_path)).items() if not key.startswith("RAY_")}
+    done = hwbench(*arguments, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert wrong in only(said(done.stderr))
+
+
+# --- a late delivery ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["still waited for", "given up", "resumed by another process"])
+def test_a_node_that_comes_back_delivers_only_what_is_still_waited_for(
+    why: str, store_uri: str, tmp_path: Path, isolated: Path
+) -> None:
+    from hwbench_mlflow.cli.delivery import Delivery
+    from hwbench_mlflow.evidence import seal
+    from hwbench_mlflow.keystore import load_keyring, signing_key
+    from tests.honest import honest
+
+    store, told, spool = Store(store_uri), list[str](), Spool(tmp_path / "node")
+    parent = store.start("batch", tags={PROCESS_TAG: "driver"})
+    attempt = "ab" * 16
+    place = Place(
+        spool_version=1, attempt=attempt, tracking_uri=store_uri, experiment=None, name="cell", started_ms=1,
+        lease="driver", parent=ParentPlace(attempt="cd" * 16, name="batch", started_ms=1, run_id=parent),
+    )  # fmt: skip
+    spool.put(place, seal(*honest(), signing_key()))
+    if why == "given up":
+        store.give_up(parent, attempt, "node lab-2 was lost")
+    elif why == "resumed by another process":
+        store.reopen(parent)
+        assert store.run_index(parent).tags[PROCESS_TAG] == process_name()
+    late = Delivery(store_uri, None, signing_key(), load_keyring(), told.append, spool)
+    delivered = late.flush()
+    assert bool(delivered) == (why == "still waited for")
+    assert len(store.nested(parent)) == len(delivered)
+    assert spool.waiting() == []
+    assert [("measured again elsewhere" in line) for line in told] == ([] if delivered else [True])
+
+
+# --- a real fleet ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(isolated: Path) -> Iterator[TestFleet]:
+    """A head that measures nothing, and two nodes with a fake device each; their keys are trusted here."""
+    shutil.rmtree(isolated / "spool", ignore_errors=True)
+    with new_fleet() as made:
+        made.join("head", "--hardware", "none")
+        for name in ("one", "two"):
+            made.join(name, *FAKE, "--emulated", HWBENCH_TEST_SECONDS="0.5")
+        made.trust("head", "one", "two")
+        yield made
+    shutil.rmtree(isolated / "spool", ignore_errors=True)
+
+
+@pytest.fixture
+def clean(lab: TestFleet) -> TestFleet:
+    """The fleet with nothing noted."""
+    (lab.folder / "log").unlink(missing_ok=True)
+    return lab
+
+
+def batch(lab: TestFleet, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return hwbench("batch", *arguments, "--fleet", lab.address, "--json", cwd=cwd)
+
+
+def start(lab: TestFleet, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A batch that is waited for later."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hwbench_mlflow", "batch", *arguments, "--fleet", lab.address, "--json"],
+        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.1)
+
+
+def overlaps(log: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pairs of measurements that were on one device at one time."""
+    rows = sorted(log, key=lambda row: row["begin"])
+    return [
+        (a, b)
+        for number, a in enumerate(rows)
+        for b in rows[number + 1 :]
+        if a["home"] == b["home"] and b["begin"] < a["end"]
+    ]
+
+
+def by_cell(children: list[Run]) -> Counter[str]:
+    """How many finished runs each cell has."""
+    return Counter(run.data.tags["hwbench.cell"] for run in children if run.info.status == "FINISHED")
+
+
+@pytest.mark.slow
+def test_cells_are_placed_where_their_hardware_is_and_the_rest_says_why(
+    clean: TestFleet, store_uri: str, tmp_path: Path
+) -> None:
+    shown = json.loads(hwbench("fleet", "status", clean.address, "--json", cwd=tmp_path).stdout)
+    assert [(n["name"], n["key"], [d["name"] for d in n["devices"]]) for n in shown["nodes"]] == [
+        ("head", "trusted", []),
+        ("one", "trusted", ["hwbench fake device"]),
+        ("two", "trusted", ["hwbench fake device"]),
+    ]  # fmt: skip
+    Path("m.yaml").write_text("models: [bert-tiny, gpt2]\nhardware: [cpu, cuda]\nbatch_sizes: [1, 2]\n")
+    done = batch(clean, tmp_path, "--matrix", "m.yaml", "--backend", "fake")
+    document = json.loads(done.stdout)
+    states = Counter((cell["request"]["platform"], cell["state"]) for cell in document["cells"])
+    assert (done.returncode, states) == (1, Counter({("cpu", "done"): 4, ("cuda", "failed"): 4})), done.stderr
+    reason = "cuda is unavailable: no live node that may measure offers it. See `hwbench fleet status`"
+    assert {cell["reason"] for cell in document["cells"] if cell["state"] == "failed"} == {reason}
+    assert done.stderr.splitlines() == [f"hwbench: warning: {reason}"]
+    parent, children = runs(store_uri)
+    assert (parent.info.status, statuses(children)) == ("FAILED", Counter(FINISHED=4, FAILED=4))
+    finished = [run for run in children if run.info.status == "FINISHED"]
+    assert {run.data.tags["verdict"] for run in finished} == {"simulated"}, "a fake device measures nothing real"
+    assert {cell["verdict"] for cell in document["cells"] if cell["state"] == "done"} == {"simulated"}
+    nodes = {cell["node"] for cell in document["cells"] if "node" in cell}
+    assert nodes == {"one", "two"}
+    assert (len(clean.log()), overlaps(clean.log())) == (4, [])
+    assert {row["omp"] for row in clean.log()} == {None}, "Ray's own limit of threads is no measurement's"
+
+
+@pytest.mark.slow
+def test_each_result_is_signed_by_the_node_that_measured(clean: TestFleet, store_uri: str, tmp_path: Path) -> None:
+    from hwbench_mlflow.attest import parse_public_key
+    from hwbench_mlflow.evidence import judge
+    from hwbench_mlflow.keystore import existing_key, load_keyring
+
+    done = batch(clean, tmp_path, *CELLS, "--batch-sizes", "1")
+    assert done.returncode == 0, done.stderr
+    store, signers = Store(store_uri), set()
+    for cell in json.loads(done.stdout)["cells"]:
+        index, files = store.read_run(cell["run_id"])
+        signature = judge(files, index, load_keyring()).signature
+        key = parse_public_key((clean.folder / f"{cell['node']}.key").read_bytes(), name="n")
+        assert signature is not None
+        assert (signature.trusted, signature.keyid) == (True, key.keyid)
+        signers.add(signature.keyid)
+    own = existing_key()
+    assert own is not None
+    assert own.keyid not in signers
+
+
+@pytest.mark.slow
+def test_a_node_whose_key_is_not_trusted_gets_no_cell(
+    clean: TestFleet, store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWBENCH_HOME", str(tmp_path / "stranger"))
+    done = batch(clean, tmp_path, *CELLS)
+    assert done.returncode == 4
+    assert done.stderr.count("is not trusted here, so nothing that it measures would count") == 3
+    assert clean.log() == []
+    shown = hwbench("fleet", "key", "one", clean.address, cwd=tmp_path)
+    Path("one.json").write_text(shown.stdout)
+    assert hwbench("keys", "trust", "one.json", cwd=tmp_path).returncode == 0
+    done = batch(clean, tmp_path, *CELLS)
+    assert (done.returncode, {cell["node"] for cell in json.loads(done.stdout)["cells"]}) == (0, {"one"})
+
+
+@pytest.mark.slow
+def test_two_batches_at_once_take_turns_on_a_device(clean: TestFleet, store_uri: str, tmp_path: Path) -> None:
+    both = [start(clean, tmp_path, *CELLS, "--batch-sizes", "1,2") for _ in range(2)]
+    ended = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert (len(clean.log()), overlaps(clean.log())) == (8, [])
+    parents = {json.loads(out)["parent_run_id"] for out, _ in ended}
+    every = Store(store_uri).client.search_runs(["0"], max_results=100)
+    assert (len(parents), statuses(every)) == (2, Counter(FINISHED=10))
+
+
+@pytest.mark.slow
+def test_a_device_that_is_gone_by_now_gets_no_second_cell_and_another_node_does_them(
+    clean: TestFleet, store_uri: str, tmp_path: Path
+) -> None:
+    broken = clean.join("broken", *FAKE, "--emulated", HWBENCH_TEST_BROKEN="1")
+    try:
+        clean.trust("broken")
+        done = batch(clean, tmp_path, *CELLS, "--batch-sizes", "1,2,4")
+        document = json.loads(done.stdout)
+        assert (done.returncode, Counter(cell["state"] for cell in document["cells"])) == (0, Counter(done=6))
+        assert done.stderr.count("node broken: cpu is unavailable: it broke") == 1
+        _, children = runs(store_uri)
+        assert (statuses(children), set(by_cell(children).values())) == (Counter(FINISHED=6, FAILED=1), {1})
+    finally:
+        assert broken.leave() == 0
+
+
+@pytest.mark.slow
+def test_a_node_lost_in_the_middle_costs_nothing_and_doubles_nothing(
+    clean: TestFleet, store_uri: str, tmp_path: Path
+) -> None:
+    doomed = clean.join("doomed", *FAKE, "--emulated", HWBENCH_TEST_SECONDS="100")
+    clean.trust("doomed")
+    running = start(clean, tmp_path, *CELLS, "--batch-sizes", "1,2,4")
+    store = Store(store_uri)
+
+    def begun() -> bool:
+        """The doomed node has its cell, and its run is RUNNING."""
+        found = store.client.search_runs(["0"], max_results=100)
+        return "doomed" in str([list(doomed.home.glob("locks/fleet-*.json"))]) and any(
+            run.info.status == "RUNNING" and "mlflow.parentRunId" in run.data.tags for run in found
+        )
+
+    until(begun)
+    until(lambda: len(clean.log()) >= 3)
+    doomed.kill()
+    out, err = running.communicate(timeout=120)
+    document = json.loads(out)
+    assert (running.returncode, Counter(cell["state"] for cell in document["cells"])) == (0, Counter(done=6)), err
+    line = only(err.splitlines())
+    assert "node doomed was lost" in line
+    assert "is measured again elsewhere" in line
+    parent, children = runs(store_uri)
+    assert (parent.info.status, statuses(children)) == ("FINISHED", Counter(FINISHED=6, KILLED=1))
+    assert (len(by_cell(children)), set(by_cell(children).values())) == (6, {1})
+    killed = next(run for run in children if run.info.status == "KILLED")
+    assert killed.data.metrics == {}
+    assert "doomed was lost" in killed.data.tags["hwbench.failure_reason"]
+    assert f"hwbench.given_up.{killed.data.tags['hwbench.attempt']}" in parent.data.tags
+    assert len({run.data.params["hwbench.result_id"] for run in children if run.info.status == "FINISHED"}) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_batch_that_is_stopped_goes_on_with_what_is_missing(
+    clean: TestFleet, store_uri: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    running = start(clean, tmp_path, *CELLS, "--batch-sizes", "1,2,4,8")
+    until(lambda: len(clean.log()) >= 3)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=120)
+    if number is signal.SIGTERM:
+        assert (running.returncode, only(said(err))) == (1, "hwbench: interrupted by SIGTERM")
+        parent, children = runs(store_uri)
+        assert parent.info.status == "FAILED"
+        assert "RUNNING" not in statuses(children)
+    before = len(clean.log())
+    done = batch(clean, tmp_path, "--resume")
+    assert done.returncode == 0, done.stderr
+    parent, children = runs(store_uri)
+    assert (parent.info.status, set(statuses(children))) == ("FINISHED", {"FINISHED", "KILLED"})
+    assert (len(by_cell(children)), set(by_cell(children).values())) == (8, {1})
+    states = Counter(cell["state"] for cell in json.loads(done.stdout)["cells"])
+    assert states["kept"] >= 2
+    assert states["kept"] + states["done"] == 8
+    assert overlaps(clean.log()[before:]) == []
+    assert all(run.data.metrics == {} for run in children if run.info.status == "KILLED")
+
+
+def test_a_node_says_what_its_environment_was() -> None:
+    joined = this_node("lab-1", "0.1.0", "host", [])
+    assert set(joined.names) == set(os.environ)
+    assert b"PATH" in encode(joined)
+    assert "RAY_AUTH_TOKEN" not in joined.values, "names, and values of what Ray changes, and no secret"
