@@ -73,7 +73,6 @@ class FleetCells:
     over: Callable[[Outcome], None]
     only_on: str | None = None
     refused: list[str] = field(default_factory=list)
-    times: list[tuple[str, float, float]] = field(default_factory=list)
     _requests: dict[int, RunRequest] = field(default_factory=dict)
     _lanes: dict[str, LaneProgress] = field(default_factory=dict)
     _lost: bool = False
@@ -163,7 +162,6 @@ class FleetCells:
     def finished(self, at: Placement, answer: bytes) -> bool:
         """Judge the evidence by the keys that are trusted here. An unavailable device is not asked again."""
         cell, request = decode(answer, CellAnswer), self._requests[id(at.piece)]
-        self.times.append((f"{at.node.node_id} {at.device.lock}", cell.began_s, cell.ended_s))
         if cell.state == "refused":
             raise StoreError(cell.reason or "the tracking store refused", remedy=f"See node {at.node.joined.name}")
         if cell.state == "unavailable":
