@@ -92,8 +92,11 @@ class Handler(Protocol):
     def said(self, at: Placement, kind: str, text: str) -> None:
         """What it says while it runs: a ``stage``, or a ``warning``."""
 
-    def finished(self, at: Placement, answer: bytes) -> bool:
-        """It is over; False if this device could not do it, and another one is to be found."""
+    def declined(self, at: Placement, answer: bytes) -> bool:
+        """Whether this device could not do it: then it gets no more, and another one is found. Quick to say."""
+
+    def finished(self, at: Placement, answer: bytes) -> None:
+        """It is over."""
 
     def lost(self, at: Placement, granted: bool, why: str) -> bool:
         """Its node is gone, and will not be allowed to hand anything in, unless it was ``granted`` that before.
@@ -447,6 +450,7 @@ class _Loop:
                 if ref in self.meeting:
                     self._admit(self.fleet._answered(self.meeting.pop(ref), ref))
             ended = [(at, self._answer(at, ref)) for at, ref in over]
+            ended = [(at, answer) for at, answer in ended if not self._declined(at, answer)]
             self._place()  # devices first: what the answers say is looked at while they work
             self._hear()
             for at, answer in ended:
@@ -518,13 +522,18 @@ class _Loop:
             return error
         return answer
 
+    def _declined(self, at: Placement, answer: bytes | Exception) -> bool:
+        if not isinstance(answer, bytes) or not self.handler.declined(at, answer):
+            return False
+        self.withdrawn.add((at.node.node_id, at.device.lock, at.device.platform))
+        self.waiting.appendleft(at.piece)
+        return True
+
     def _handle(self, at: Placement, answer: bytes | Exception) -> None:
         import ray
 
         if isinstance(answer, bytes):
-            if not self.handler.finished(at, answer):
-                self.withdrawn.add((at.node.node_id, at.device.lock, at.device.platform))
-                self.waiting.appendleft(at.piece)
+            self.handler.finished(at, answer)
             return
         if isinstance(answer, ray.exceptions.RayTaskError):
             ray.get(self.board.give_up.remote(at.attempt))

@@ -27,7 +27,7 @@ from hwbench_mlflow.errors import (
     StoreError,
     UsageError,
 )
-from hwbench_mlflow.evidence import judge
+from hwbench_mlflow.evidence import Judgement, judge
 from hwbench_mlflow.fleet import Fleet, Node, Piece, Placement
 from hwbench_mlflow.host import host_id, process_name
 from hwbench_mlflow.model import (
@@ -159,28 +159,34 @@ class FleetCells:
         lane.cell = at.piece.label
         return lane
 
-    def finished(self, at: Placement, answer: bytes) -> bool:
-        """Judge the evidence by the keys that are trusted here. An unavailable device is not asked again."""
-        cell, request = decode(answer, CellAnswer), self._requests[id(at.piece)]
-        if cell.state == "refused":
-            raise StoreError(cell.reason or "the tracking store refused", remedy=f"See node {at.node.joined.name}")
+    def declined(self, at: Placement, answer: bytes) -> bool:
+        """A device that was there when its node joined, and is not now."""
+        cell = decode(answer, CellAnswer)
         if cell.state == "unavailable":
             self.progress.warn(f"node {at.node.joined.name}: {cell.reason}")
-            return False
+        return cell.state == "unavailable"
+
+    def finished(self, at: Placement, answer: bytes) -> None:
+        """Judge the evidence by the keys that are trusted here."""
+        cell = decode(answer, CellAnswer)
+        if cell.state == "refused":
+            raise StoreError(cell.reason or "the tracking store refused", remedy=f"See node {at.node.joined.name}")
         if cell.state in {"stopped", "dropped"}:
-            return True  # it was told to; its run says so
+            return  # it was told to; its run says so
         if cell.state == "failed":
             self._over(at, state="failed", run_id=cell.run_id, reason=cell.reason)
-            return True
+            return
         judged = judge({name: text.encode() for name, text in cell.files.items()}, None, self.keyring)
+        self._judged(at, cell.state, cell.run_id, judged)
+
+    def _judged(self, at: Placement, state: str, run_id: str | None, judged: Judgement) -> None:
         bad = judged.verdict.state is VerdictState.CONTRADICTED
         self.over(
             Outcome(
-                request=request, state="failed" if bad else cell.state, run_id=cell.run_id, judgement=judged,
-                reason="; ".join(judged.verdict.reasons) if bad else None, node=at.node.joined.name,
+                request=self._requests[id(at.piece)], state="failed" if bad else state, run_id=run_id,
+                judgement=judged, reason="; ".join(judged.verdict.reasons) if bad else None, node=at.node.joined.name,
             )
         )  # fmt: skip
-        return True
 
     def _over(self, at: Placement, *, state: str, run_id: str | None, reason: str | None) -> None:
         request = self._requests[id(at.piece)]
@@ -215,14 +221,7 @@ class FleetCells:
 
     def _take(self, at: Placement, run_id: str) -> bool:
         index, files = self.delivery.store().read_run(run_id)
-        judged = judge(files, index, self.keyring)
-        bad = judged.verdict.state is VerdictState.CONTRADICTED
-        self.over(
-            Outcome(
-                request=self._requests[id(at.piece)], state="failed" if bad else "done", run_id=run_id,
-                judgement=judged, reason="; ".join(judged.verdict.reasons) if bad else None, node=at.node.joined.name,
-            )
-        )  # fmt: skip
+        self._judged(at, "done", run_id, judge(files, index, self.keyring))
         return True
 
     def _end(self, attempt: str, why: str) -> str | None:
