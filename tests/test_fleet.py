@@ -19,18 +19,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hwbench_mlflow.attest import parse_public_key
+from hwbench_mlflow.backends.lookup import targets
 from hwbench_mlflow.codec import encode
-from hwbench_mlflow.evidence import judge
+from hwbench_mlflow.evidence import judge, seal
 from hwbench_mlflow.host import process_name
-from hwbench_mlflow.keystore import load_keyring
+from hwbench_mlflow.keystore import load_keyring, signing_key
 from hwbench_mlflow.model import Availability, AvailabilityStatus, Device, DeviceCheck, Platform
 from hwbench_mlflow.offers import offered, resources, this_node
 from hwbench_mlflow.spool import ParentPlace, Place, Spool
 from hwbench_mlflow.tracking import PROCESS_TAG, Store
-from tests.commands import environment, hwbench, only, said
+from tests.commands import Call, environment, hwbench, only, said
 from tests.conftest import REQUIRED
 from tests.fleets import TestFleet, new_fleet
-from tests.test_cli_batch import Call, call, runs, statuses
+from tests.honest import honest
+from tests.test_cli_batch import runs, statuses
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -40,7 +42,6 @@ if importlib.util.find_spec("ray") is None:
         pytest.fail("ray is not installed", pytrace=False)
     pytest.skip("ray is not installed", allow_module_level=True)
 
-__all__ = ["call"]  # a fixture
 FAKE = ("--hardware", "cpu", "--backend", "fake")
 CELLS = ("--models", "bert-tiny,gpt2", *FAKE, "--seed", "3")
 
@@ -126,9 +127,6 @@ def test_a_node_that_comes_back_delivers_only_what_is_still_waited_for(
     why: str, store_uri: str, tmp_path: Path, isolated: Path
 ) -> None:
     from hwbench_mlflow.cli.delivery import Delivery
-    from hwbench_mlflow.evidence import seal
-    from hwbench_mlflow.keystore import load_keyring, signing_key
-    from tests.honest import honest
 
     store, told, spool = Store(store_uri), list[str](), Spool(tmp_path / "node")
     parent = store.start("batch", tags={PROCESS_TAG: "driver"})
@@ -266,6 +264,42 @@ def test_two_batches_at_once_take_turns_on_a_device(clean: TestFleet, store_uri:
     parents = {json.loads(out)["parent_run_id"] for out, _ in ended}
     every = Store(store_uri).client.search_runs(["0"], max_results=100)
     assert (len(parents), statuses(every)) == (2, Counter(FINISHED=10))
+
+
+@pytest.mark.slow
+def test_a_run_is_replicated_on_the_node_that_is_named_if_its_device_is_the_same_product(
+    clean: TestFleet, store_uri: str, tmp_path: Path
+) -> None:
+    def original(device_name: str) -> str:
+        result, samples = honest()
+        device = dataclasses.replace(result.device, name=device_name)
+        facts = dataclasses.replace(result.workers[0].facts, device=device)
+        check = dataclasses.replace(result.availability.checks[0], identity=device_name)
+        result = dataclasses.replace(
+            result, device=device, workers=(dataclasses.replace(result.workers[0], facts=facts),),
+            request=dataclasses.replace(result.request, backend=targets()["fake"]),
+            availability=dataclasses.replace(result.availability, devices=(device,), checks=(check,)),
+        )  # fmt: skip
+        store = Store(store_uri)
+        run_id = store.start_pushed(result)
+        assert (
+            store.log_result(run_id, seal(result, samples, signing_key()), signing_key(), load_keyring()) == "verified"
+        )
+        return run_id
+
+    there = ("--on", "two", "--fleet", clean.address)
+    done = hwbench("replicate", original("Test CPU"), *there, cwd=tmp_path)
+    refused = "hwbench: node two has hwbench fake device, and the original ran on Test CPU"
+    assert (done.returncode, clean.log()) == (3, [])
+    assert only(said(done.stderr)).startswith(refused)
+    first = original("hwbench fake device")
+    done = hwbench("replicate", first, *there, "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    again = Store(store_uri).run_index(document["run_id"])
+    assert (again.tags["hwbench.replicates"], again.tags["verdict"]) == (first, "simulated")
+    assert [row["home"] for row in clean.log()] == [str(clean.nodes["two"].home)]
+    assert (done.returncode, document["agrees"]) == (3, False), "what was simulated confirms nothing"
+    assert any("not verified: simulated" in reason for reason in document["objections"])
 
 
 @pytest.mark.slow
