@@ -301,11 +301,15 @@ class Board:
 
 @dataclass(slots=True)
 class Fleet:
-    """A connection to a fleet, from a machine that is one of its nodes. A context manager."""
+    """A connection to a fleet, from a machine that is one of its nodes. A context manager.
+
+    ``greet`` is what every node is asked, with ``payload``. ``silent`` says of nodes that did not answer why.
+    """
 
     address: str
     greet: Greet
     payload: bytes = b""
+    silent: list[str] = field(default_factory=list)
     _board: Any = None
 
     def __enter__(self) -> Fleet:
@@ -376,7 +380,9 @@ class Fleet:
             if not said:
                 return None
             joined = decode(said.encode(), Joined)
-        except (ray.exceptions.RayError, CorruptEvidence):
+        except (ray.exceptions.RayError, CorruptEvidence) as error:
+            said = " ".join(str(error).split())[:200]
+            self.silent.append(f"the node at {node['NodeManagerAddress']} does not answer as this hwbench does: {said}")
             return None
         return Node(node_id=node["NodeID"], address=node["NodeManagerAddress"], joined=joined, greeting=greeting)
 
@@ -452,7 +458,7 @@ class _Loop:
             ended = [(at, self._answer(at, ref)) for at, ref in over]
             ended = [(at, answer) for at, answer in ended if not self._declined(at, answer)]
             self._place()  # devices first: what the answers say is looked at while they work
-            self._hear()
+            self._hear([at for at, _ in ended])
             for at, answer in ended:
                 self._handle(at, answer)
 
@@ -549,10 +555,10 @@ class _Loop:
         else:
             self.waiting.appendleft(at.piece)
 
-    def _hear(self) -> None:
+    def _hear(self, ended: Sequence[Placement]) -> None:
         import ray
 
-        places = {at.attempt: at for at in self.running.values()}
+        places = {at.attempt: at for at in (*ended, *self.running.values())}
         for attempt, kind, text in ray.get(self.board.news.remote()):
             if attempt in places:
                 self.handler.said(places[attempt], kind, text)
@@ -563,6 +569,8 @@ class _Loop:
 
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.board.stop.remote())
+            if not self.running:
+                return
             done, late = ray.wait(list(self.running), num_returns=len(self.running), timeout=STOP_SECONDS)
             for ref in late:
                 at = self.running.pop(ref)

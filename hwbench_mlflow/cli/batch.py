@@ -103,7 +103,7 @@ def batch(**options: Any) -> None:
         key=signing_key(),
         keyring=load_keyring(),
         max_workers=options["max_workers"],
-        fleet=options["fleet"],
+        fleet=None if options["dry_run"] else options["fleet"],
     )
     if options["fleet"] is not None and (options["pins"] or options["max_workers"] > 1):
         raise click.UsageError("--fleet takes no --pin and no --max-workers: each device of a node is one at a time")

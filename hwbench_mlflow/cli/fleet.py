@@ -148,6 +148,8 @@ def status(address: str, as_json: bool) -> None:
 
     with enter(address, None, None) as entered:
         nodes = entered.nodes()
+    for line in entered.silent:
+        click.echo(f"hwbench: warning: {line}", err=True)
     keyring = load_keyring()
     rows = [_row(node, keyring) for node in nodes]
     if as_json:

@@ -21,6 +21,7 @@ from hwbench_mlflow.cli.session import failure_of, request_tags, run_name
 from hwbench_mlflow.codec import decode, encode
 from hwbench_mlflow.errors import (
     BenchmarkFailed,
+    CorruptEvidence,
     HardwareUnavailable,
     HwbenchError,
     StoreAway,
@@ -75,6 +76,7 @@ class FleetCells:
     refused: list[str] = field(default_factory=list)
     _requests: dict[int, RunRequest] = field(default_factory=dict)
     _lanes: dict[str, LaneProgress] = field(default_factory=dict)
+    _absent: dict[int, CellAnswer] = field(default_factory=dict)
     _lost: bool = False
 
     def run(
@@ -86,16 +88,21 @@ class FleetCells:
     ) -> None:
         """Give every request to the fleet; returns when all are over. Raises StoreError where the store refuses."""
         parent = self._parent()
+        experiment = self.delivery.store().experiment_name()  # a node's own environment may name another one
         pieces = []
         for request in requests:
             work = Assignment(
-                request=request, tracking_uri=self.delivery.uri(), experiment=self.delivery.experiment, parent=parent,
+                request=request, tracking_uri=self.delivery.uri(), experiment=experiment, parent=parent,
                 lease=process_name(), cooldown_s=cooldown_s, tags=tags(request),
             )  # fmt: skip
             piece = Piece(payload=encode(work), fits=fits(request), label=run_name(request))
             self._requests[id(piece)] = request
             pieces.append(piece)
-        fleet.run(pieces, run_cell, self)
+        try:
+            fleet.run(pieces, run_cell, self)
+        finally:
+            for line in fleet.silent:
+                self.progress.warn(line)
         if self._lost:
             self._once(parent)
 
@@ -117,8 +124,11 @@ class FleetCells:
             self.progress.warn(f"node {node.joined.name} gets no cell: {reason}")
         return reason is None
 
-    def _why_not(self, node: Node) -> str | None:
-        greeting = decode(node.greeting, Greeting)
+    def _why_not(self, node: Node) -> str | None:  # noqa: PLR0911  # one return a reason
+        try:
+            greeting = decode(node.greeting, Greeting)
+        except CorruptEvidence:
+            return f"it does not answer as hwbench {__version__} does"
         if greeting.trouble is not None:
             return greeting.trouble
         if greeting.version != __version__:
@@ -162,17 +172,19 @@ class FleetCells:
     def declined(self, at: Placement, answer: bytes) -> bool:
         """A device that was there when its node joined, and is not now."""
         cell = decode(answer, CellAnswer)
-        if cell.state == "unavailable":
-            self.progress.warn(f"node {at.node.joined.name}: {cell.reason}")
-        return cell.state == "unavailable"
+        if cell.state != "unavailable":
+            return False
+        self.progress.warn(f"node {at.node.joined.name}: {cell.reason}")
+        self._absent[id(at.piece)] = cell
+        return True
 
     def finished(self, at: Placement, answer: bytes) -> None:
         """Judge the evidence by the keys that are trusted here."""
         cell = decode(answer, CellAnswer)
         if cell.state == "refused":
             raise StoreError(cell.reason or "the tracking store refused", remedy=f"See node {at.node.joined.name}")
-        if cell.state in {"stopped", "dropped"}:
-            return  # it was told to; its run says so
+        if cell.state in {"stopped", "dropped", "unavailable"}:
+            return  # its run says so, and the cell is not over
         if cell.state == "failed":
             self._over(at, state="failed", run_id=cell.run_id, reason=cell.reason)
             return
@@ -244,7 +256,11 @@ class FleetCells:
 
     def nowhere(self, piece: Piece, why: str) -> None:
         """A FAILED run with the reason, as for hardware that this machine does not have."""
-        request = self._requests[id(piece)]
+        request, said = self._requests[id(piece)], self._absent.get(id(piece))
+        if said is not None:  # by a node, in a run of its own
+            outcome = Outcome(request=request, state="failed", run_id=said.run_id, reason=said.reason, unavailable=True)
+            self.over(outcome)
+            return
         named = request.platform if request.device is None else request.device
         error: HwbenchError
         if "lost" in why:
