@@ -24,7 +24,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwbench_mlflow.codec import decode, encode
@@ -412,7 +412,8 @@ class Fleet:
         )
         loop = _Loop(self, work, handler, deque(pieces), self._board)
         try:
-            loop.run()
+            with _held_signals() as check:
+                loop.run(check)
         except BaseException:
             loop.stop()
             raise
@@ -437,12 +438,13 @@ class _Loop:
     withdrawn: set[tuple[str, str, Platform]] = field(default_factory=set)
     look_again: float = 0.0
 
-    def run(self) -> None:
+    def run(self, check: Callable[[], None]) -> None:
         import ray
 
         for node in self.fleet.nodes():
             self._admit(node)
         while self.waiting or self.running:
+            check()
             self._meet()
             self._place()
             refs = [*self.running, *self.meeting]
@@ -578,6 +580,38 @@ class _Loop:
             for ref in done:
                 at = self.running.pop(ref)
                 self._handle(at, self._answer(at, ref))
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[Callable[[], None]]:
+    """Gives what lets a SIGTERM or Ctrl-C of before through: inside Ray's calls an error of a handler's comes out as
+    another one, or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        del frame
+        came.append(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def check() -> None:
+        for number in came:
+            handler = before[signal.Signals(number)]
+            if callable(handler):
+                handler(number, None)
+            raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is hold:  # else it was handled, and its handler has said what comes next
+                signal.signal(number, handler)
 
 
 def gone() -> tuple[type[Exception], ...]:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -130,7 +129,6 @@ class TestFleet:
         for line in process.stderr:
             node.said.append(line.strip())
             if "joined" in line:
-                threading.Thread(target=process.stderr.read, daemon=True).start()
                 break
         else:
             raise AssertionError(f"{name} did not join: {node.said}")
@@ -160,6 +158,8 @@ class TestFleet:
                 node.process.wait(30)
             except subprocess.TimeoutExpired:
                 node.kill()
+            assert node.process.stderr is not None
+            node.process.stderr.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -322,7 +322,7 @@ def test_a_node_lost_in_the_middle_costs_nothing_and_doubles_nothing(
     lost, gone = sorted(err.splitlines(), key=lambda line: "broken" in line)
     assert "node doomed was lost" in lost
     assert "is measured again elsewhere" in lost
-    assert gone == "hwbench: warning: node broken: cpu is unavailable: it broke"
+    assert gone.startswith("hwbench: warning: node broken: cpu is unavailable: it broke")
     parent, children = runs(store_uri)
     assert (parent.info.status, statuses(children)) == ("FINISHED", Counter(FINISHED=8, KILLED=1, FAILED=1))
     assert (len(by_cell(children)), set(by_cell(children).values())) == (8, {1})
