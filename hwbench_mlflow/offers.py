@@ -88,15 +88,23 @@ def this_node(name: str, version: str, host_id: str, devices: Sequence[Offered])
     )  # fmt: skip
 
 
+_engines: dict[str, str] = {}
+
+
 @contextlib.contextmanager
 def as_joined() -> Iterator[None]:
-    before = dict(os.environ)
-    joined = decode(before[OFFER_VARIABLE].encode(), Joined)
-    kept = {name: before[name] for name in joined.names if name in before and name not in CHANGED_BY_RAY}
-    os.environ.clear()
-    os.environ.update({**kept, **joined.values})
+    """The environment that this node joined with, while the block runs in a process of the engine's.
+
+    What the engine has put in is taken out and put back; what the block sets stays, as it would without an engine.
+    """
+    joined = decode(os.environ[OFFER_VARIABLE].encode(), Joined)
+    if not _engines:  # as the process began: later there is what our own code has set since
+        theirs = (name for name in os.environ if name not in joined.names or name in CHANGED_BY_RAY)
+        _engines.update({name: os.environ[name] for name in theirs})
+    for name in _engines:
+        os.environ.pop(name, None)
+    os.environ.update(joined.values)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(_engines)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hwbench_mlflow import offers
 from hwbench_mlflow.attest import parse_public_key
 from hwbench_mlflow.backends.lookup import targets
 from hwbench_mlflow.codec import encode
@@ -361,6 +362,24 @@ def test_a_batch_that_is_stopped_and_one_that_is_killed_go_on_with_what_is_missi
     assert states["kept"] + states["done"] == 10
     assert overlaps(clean.log()[before:]) == []
     assert all(run.data.metrics == {} for run in children if run.info.status == "KILLED")
+
+
+def test_a_measurement_sees_the_environment_of_its_node_and_what_it_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "_engines", {})
+    monkeypatch.setenv("PYTHONBREAKPOINT", "mine")
+    joined = this_node("lab-1", "0.1.0", "host", [])
+    monkeypatch.setenv(offers.OFFER_VARIABLE, encode(joined).decode())
+    for name, value in (("OMP_NUM_THREADS", "1"), ("RAY_OF_ITS_OWN", "1"), ("PYTHONBREAKPOINT", "ray's")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SET_BY_US", raising=False)
+    for _ in range(2):
+        with offers.as_joined():
+            assert [os.environ.get(n) for n in ("OMP_NUM_THREADS", "RAY_OF_ITS_OWN", "PYTHONBREAKPOINT")] == [
+                None, None, "mine",
+            ]  # fmt: skip
+            monkeypatch.setenv("SET_BY_US", os.environ.get("SET_BY_US", "") + "x")
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["PYTHONBREAKPOINT"]) == ("1", "ray's")
+    assert os.environ["SET_BY_US"] == "xx"
 
 
 def test_a_node_says_what_its_environment_was() -> None:
