@@ -311,6 +311,7 @@ class Fleet:
     payload: bytes = b""
     silent: list[str] = field(default_factory=list)
     _board: Any = None
+    _functions: dict[Callable[..., Any], Any] = field(default_factory=dict)
 
     def __enter__(self) -> Fleet:
         """Connect. Raises FleetError where there is none, or it lets us not in."""
@@ -386,13 +387,16 @@ class Fleet:
             return None
         return Node(node_id=node["NodeID"], address=node["NodeManagerAddress"], joined=joined, greeting=greeting)
 
-    @staticmethod
-    def _remote(function: Callable[..., Any], node_id: str, needs: Mapping[str, float]) -> Any:
+    def _remote(self, function: Callable[..., Any], node_id: str, needs: Mapping[str, float]) -> Any:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        return ray.remote(function).options(num_cpus=0, max_retries=0, resources=dict(needs), scheduling_strategy=there)
+        if function not in self._functions:  # each time that one is made, Ray sends it to every node anew
+            self._functions[function] = ray.remote(function)
+        return self._functions[function].options(
+            num_cpus=0, max_retries=0, resources=dict(needs), scheduling_strategy=there
+        )
 
     def run(self, pieces: Sequence[Piece], work: Work, handler: Handler) -> None:
         """Do every piece, in order as far as devices allow, one at a time on each device; returns when all are over.
