@@ -9,6 +9,7 @@
     |   `-- Interrupted
     |-- CorruptEvidence          exit 1   bytes that are not what hwbench writes
     |-- KeyTrouble               exit 1   a signing key that is missing, unreadable or unsafe
+    |-- FleetError               exit 1   the fleet cannot be joined or entered
     `-- StoreError               exit 1   the tracking store or the warehouse cannot be used
         `-- StoreAway                     it does not answer: what was meant for it can wait
 
@@ -98,6 +99,10 @@ class CorruptEvidence(HwbenchError):
 
 class KeyTrouble(HwbenchError):
     """A signing key that is missing, unreadable, or readable by others."""
+
+
+class FleetError(HwbenchError):
+    """The fleet cannot be joined or entered."""
 
 
 class StoreError(HwbenchError):

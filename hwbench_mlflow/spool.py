@@ -52,7 +52,11 @@ class ParentPlace:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where an entry belongs. ``attempt`` is drawn before anything is sent, and is a tag of the run: whoever
-    delivers finds by it what an earlier, broken delivery has made. Times are ms since the epoch."""
+    delivers finds by it what an earlier, broken delivery has made. Times are ms since the epoch.
+
+    ``lease`` names the process that runs the batch, where that is another machine's: an attempt that it has given up,
+    or that is of a batch which another process has gone on with since, was measured again, and is not delivered late.
+    """
 
     spool_version: int
     attempt: str
@@ -62,6 +66,7 @@ class Place:
     started_ms: int
     run_id: str | None = None
     killed: bool = False
+    lease: str | None = None
     parent: ParentPlace | None = None
     tags: dict[str, str] = field(default_factory=dict)
 

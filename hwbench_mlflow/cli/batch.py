@@ -74,6 +74,7 @@ class Pins(click.ParamType[tuple[Platform, tuple[int, ...]]]):
     metavar="[PARENT]",
     help="Run what is missing of a batch: of this parent run, or of the latest that is not whole.",
 )
+@click.option("--fleet", type=TEXT, metavar="ADDRESS", help="Measure on the nodes of this fleet: see `hwbench fleet`.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and measure nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--tracking-uri", type=TEXT, help="MLflow store; else MLFLOW_TRACKING_URI, else ./mlflow.db.")
@@ -87,6 +88,7 @@ def batch(**options: Any) -> None:
     hwbench batch --models bert,vit --hardware cpu,openvino --batch-sizes 1,4
     hwbench batch --matrix matrix.yaml --max-workers 2 --dry-run
     hwbench batch --resume
+    hwbench batch --models bert,vit --hardware cpu,cuda --fleet lab-1:6379
 
     One parent run holds a run for each cell. What fails stops nothing else; what is interrupted goes on with --resume,
     which measures only what no finished run of the batch proves by its evidence.
@@ -101,7 +103,10 @@ def batch(**options: Any) -> None:
         key=signing_key(),
         keyring=load_keyring(),
         max_workers=options["max_workers"],
+        fleet=None if options["dry_run"] else options["fleet"],
     )
+    if options["fleet"] is not None and (options["pins"] or options["max_workers"] > 1):
+        raise click.UsageError("--fleet takes no --pin and no --max-workers: each device of a node is one at a time")
     if options["resume"] is not None:
         _refuse_axes(options)
         plan = session.resume(None if options["resume"] == LATEST else options["resume"], take_over=options["yes"])

@@ -40,6 +40,7 @@ from hwbench_mlflow.supervise import lock_folder
 
 if TYPE_CHECKING:
     from hwbench_mlflow.attest import Keyring, SigningKey
+    from hwbench_mlflow.fleet import Fleet
     from hwbench_mlflow.model import Availability
 
 CELL_TAG = "hwbench.cell"
@@ -55,6 +56,7 @@ class BatchSession:
     key: SigningKey
     keyring: Keyring
     max_workers: int
+    fleet: str | None = None
     plan: Plan | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     _delivery: Delivery | None = None
@@ -65,6 +67,7 @@ class BatchSession:
     _lanes: dict[str, LaneProgress] = field(default_factory=dict)
     _held: ExitStack = field(default_factory=ExitStack)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _entered: Fleet | None = None
 
     @property
     def delivery(self) -> Delivery:
@@ -112,6 +115,10 @@ class BatchSession:
         if index.status == "RUNNING":
             self._refuse_live(parent, index.tags.get(PROCESS_TAG, ""), take_over=take_over)
         self._hold(parent)
+        if self.fleet is not None:
+            # From now on nothing that an earlier process gave away is delivered late; first what waits on the nodes is.
+            self._enter_fleet().nodes()
+            store.reopen(parent)
         self.plan = decode(document, Plan)
         self.delivery.parent = ParentPlace(
             attempt=index.tags.get(ATTEMPT_TAG, "0" * 32), name=index.run_id, started_ms=0, run_id=parent
@@ -200,7 +207,10 @@ class BatchSession:
             with contextlib.suppress(StoreAway):
                 self.delivery.store().reopen(self.delivery.parent.run_id)
         try:
-            run_lanes(self._by_lane(), self._work, self._send_pending, self.max_workers)
+            if self.fleet is not None:
+                self._on_fleet()
+            else:
+                run_lanes(self._by_lane(), self._work, self._send_pending, self.max_workers)
         except StoreError:
             with contextlib.suppress(StoreError):
                 self._end()
@@ -214,6 +224,26 @@ class BatchSession:
         assert self.plan is not None
         good = sum(outcome.state != "failed" for outcome in self.outcomes)
         self.delivery.end_parent(len(self.plan.requests), len(self.plan.requests) - good)
+
+    def _enter_fleet(self) -> Fleet:
+        from hwbench_mlflow.cli.fleet_batch import enter
+
+        if self._entered is None:
+            assert self.fleet is not None
+            self._entered = self._held.enter_context(enter(self.fleet, self.delivery.uri(), self.experiment))
+        return self._entered
+
+    def _on_fleet(self) -> None:
+        """The cells, each on a node that has its hardware."""
+        from hwbench_mlflow.cli.fleet_batch import FleetCells
+
+        assert self.plan is not None
+        assert self._progress is not None
+        if self._todo:
+            cells = FleetCells(delivery=self.delivery, keyring=self.keyring, progress=self._progress, over=self._over)
+            cells.run(
+                self._enter_fleet(), self._todo, self.plan.cooldown_s, lambda request: {CELL_TAG: cell_id(request)}
+            )
 
     def _by_lane(self) -> dict[str, list[RunRequest]]:
         """The cells by the device that they need. One worker needs no knowledge of devices: all are one lane.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one cell. ``state``: ``done``, ``queued`` (in the spool), ``failed``, or ``kept`` from before."""
+    """What became of one cell. ``state``: ``done``, ``queued`` (in the spool), ``failed``, or ``kept`` from before.
+    ``node`` of a fleet measured it."""
 
     request: RunRequest
     state: str
@@ -29,6 +30,7 @@ class Outcome:
     judgement: Judgement | None = None
     reason: str | None = None
     unavailable: bool = False
+    node: str | None = None
 
 
 def request_row(request: RunRequest) -> str:
@@ -77,6 +79,8 @@ def entry(outcome: Outcome) -> dict[str, object]:
         "reason": outcome.reason,
         "verdict": str(judged.verdict.state) if judged is not None else None,
     }
+    if outcome.node is not None:
+        found["node"] = outcome.node
     if judged is not None and judged.result is not None:
         found["result_id"] = judged.result.result_id
         found["metrics"] = index_of(judged.result, "", judged.verdict).metrics

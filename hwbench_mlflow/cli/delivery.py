@@ -81,32 +81,43 @@ class Delivery:
         if plan is not None:
             self.spool.put_plan(self.parent.attempt, plan)
 
-    def open(self, name: str, tags: Mapping[str, str]) -> Place:
+    def parent_run(self) -> str | None:
+        """The run of what was opened as parent, made now if it is not there. Raises StoreError, StoreAway."""
+        with self._lock, undisturbed(), self._answering():
+            return self._parent_of(self._place("", {})) if self.parent is not None else None
+
+    def open(
+        self, name: str, tags: Mapping[str, str], *, attempt: str | None = None, lease: str | None = None
+    ) -> Place:
         """A run for what is about to be measured, where the store answers; else a place for the spool alone.
 
-        Raises StoreError where the store refuses: what cannot be logged need not be measured.
+        ``attempt`` and ``lease`` are of a batch that runs on another machine: see :class:`.spool.Place`. Raises
+        StoreError where the store refuses: what cannot be logged need not be measured.
         """
-        attempt = uuid.uuid4().hex
         with self._lock, undisturbed():
-            place = Place(
-                spool_version=SPOOL_VERSION,
-                attempt=attempt,
-                tracking_uri=self.uri(),
-                experiment=self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"),
-                name=name,
-                started_ms=round(time.time() * 1000),
-                parent=self.parent,
-                tags=dict(tags),
-            )
+            place = replace(self._place(name, tags), lease=lease)
+            place = place if attempt is None else replace(place, attempt=attempt)
             try:
                 with self._answering():
                     parent = self._parent_of(place)
-                    run_id = self.store().start(name, parent=parent, tags={**tags, ATTEMPT_TAG: attempt})
+                    run_id = self.store().start(name, parent=parent, tags={**tags, ATTEMPT_TAG: place.attempt})
                     return replace(place, run_id=run_id, parent=self.parent)
             except StoreAway:
                 # What `mlflow run` has made for this process is there, whether it answers or not.
                 adopted = os.environ.get("MLFLOW_RUN_ID") if self.parent is None else None
                 return replace(place, run_id=adopted, parent=self.parent)
+
+    def _place(self, name: str, tags: Mapping[str, str]) -> Place:
+        return Place(
+            spool_version=SPOOL_VERSION,
+            attempt=uuid.uuid4().hex,
+            tracking_uri=self.uri(),
+            experiment=self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"),
+            name=name,
+            started_ms=round(time.time() * 1000),
+            parent=self.parent,
+            tags=dict(tags),
+        )
 
     # --- after it -----------------------------------------------------------------------------------
 
@@ -141,15 +152,7 @@ class Delivery:
         if not self._used and self.parent.run_id is None:
             self.spool.remove_plan(self.parent.attempt)
             return
-        place = Place(
-            spool_version=SPOOL_VERSION,
-            attempt=uuid.uuid4().hex,
-            tracking_uri=self.uri(),
-            experiment=self.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"),
-            name="",
-            started_ms=round(time.time() * 1000),
-            parent=self.parent,
-        )
+        place = self._place("", {})
         with undisturbed(), self._lock:
             self.spool.put_end(place, ParentEnd(configurations=configurations, failed=failed))
         self.send(place)
@@ -200,7 +203,21 @@ class Delivery:
     def redeliver(self, attempt: str) -> str | None:
         """Deliver what an earlier command left; None where another process was faster. Raises StoreAway, StoreError."""
         with undisturbed(), self._lock, self._answering(), self.spool.delivering():
-            return self._deliver(attempt) if self.spool.has(attempt) else None
+            if not self.spool.has(attempt):
+                return None
+            place = self.spool.place(attempt)
+            parent = place.parent.run_id if place.parent is not None else None
+            leased = place.lease is not None and parent is not None
+            if leased and not self.store().is_wanted(parent or "", attempt, place.lease or ""):
+                self.spool.remove(attempt)
+                self.warn(f"{attempt} was measured again elsewhere meanwhile: it is not delivered")
+                return None
+            return self._deliver(attempt)
+
+    def drop(self, place: Place) -> None:
+        """Take a result out of the spool that was given up while it was measured."""
+        with undisturbed(), self._lock:
+            self.spool.remove(place.attempt)
 
     # --- one entry ----------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("hwbench_mlflow.cli.run:run", "Measure a model on a platform, as an MLflow run."),
     "batch": ("hwbench_mlflow.cli.batch:batch", "Measure a matrix of models, platforms and configurations."),
+    "fleet": ("hwbench_mlflow.cli.fleet:fleet", "Many machines: join a fleet, and see what is in it."),
+    "replicate": ("hwbench_mlflow.cli.replicate:replicate", "Measure a run's configuration again, elsewhere."),
     "devices": ("hwbench_mlflow.cli.devices:devices", "What hardware is there, and was it made to compute?"),
     "verify": ("hwbench_mlflow.cli.verify:verify", "Recompute a run's verdict from its evidence."),
     "push": ("hwbench_mlflow.cli.push:push", "Make MLflow runs of result files, each once."),

@@ -41,6 +41,7 @@ class RunSession:
     out: Path | None
     key: SigningKey
     keyring: Keyring
+    tags: Mapping[str, str] = field(default_factory=dict)
     done: list[Done] = field(default_factory=list)
     errors: list[HwbenchError] = field(default_factory=list)
 
@@ -78,7 +79,7 @@ class RunSession:
         def prepare() -> None:
             nonlocal place
             if self.out is None and place is None:
-                place = delivery.open(run_name(request), request_tags(request))
+                place = delivery.open(run_name(request), {**request_tags(request), **self.tags})
 
         try:
             measured = runner.run(request, progress, prepare)

@@ -2,7 +2,8 @@
 
 Confidence, from where the numbers come from and nothing else:
 
-* *high*: measured on two hosts or more that agree within 10%; 4 runs or more whose spread is at most 5%; most of them
+* *high*: measured on two hosts or more that agree within 10%, and replicated: another machine of the same kind, with
+  another key, confirms a run within 2% (:mod:`.replicating`); 4 runs or more whose spread is at most 5%; most of them
   not noisy; the newest at most 90 days old; 662 samples or more; the very model that was asked for.
 * *medium*: 2 runs or more, spread at most 10%, not most of them noisy, at most 180 days old, 64 samples or more, the
   very model.
@@ -54,11 +55,12 @@ class Limits:
     spread: float
     age: timedelta
     samples: int
+    replicated: bool
 
 
 LIMITS = {
-    Confidence.HIGH: Limits(hosts=2, runs=4, spread=0.05, age=timedelta(days=90), samples=662),
-    Confidence.MEDIUM: Limits(hosts=1, runs=2, spread=0.10, age=timedelta(days=180), samples=64),
+    Confidence.HIGH: Limits(hosts=2, runs=4, spread=0.05, age=timedelta(days=90), samples=662, replicated=True),
+    Confidence.MEDIUM: Limits(hosts=1, runs=2, spread=0.10, age=timedelta(days=180), samples=64, replicated=False),
 }
 AGREEMENT = 0.10
 
@@ -67,9 +69,10 @@ AGREEMENT = 0.10
 class Candidate:
     """One configuration with what its runs measured: medians over runs. Unknown is None.
 
-    ``low`` and ``high`` are the extremes of its runs' median latencies and of their throughputs. ``hosts`` has each
-    host's median latency, or throughput where there is no latency. ``energy_j_per_item`` is of counters or integrated
-    power only: an estimate is no measurement. ``cost`` is per million items, in the currency of the user's prices.
+    ``replicated`` counts the runs that another machine confirms. ``low`` and ``high`` are the extremes of its runs'
+    median latencies and of their throughputs. ``hosts`` has each host's median latency, or throughput where there is no
+    latency. ``energy_j_per_item`` is of counters or integrated power only: an estimate is no measurement. ``cost`` is
+    per million items, in the currency of the user's prices.
     """
 
     work: Mapping[str, Any]
@@ -89,6 +92,7 @@ class Candidate:
     energy_j_per_item: float | None
     simulation_reason: str | None = None
     cost: float | None = None
+    replicated: int = 0
 
     def value(self, objective: Objective) -> float | None:
         """What the objective looks at."""
@@ -263,6 +267,8 @@ def _missing(one: Candidate, limits: Limits, now: datetime) -> list[str]:
         said.append(f"an independent replication on {limits.hosts - len(one.hosts)} more host")
     elif len(one.hosts) > 1 and max(one.hosts) / min(one.hosts) > 1 + AGREEMENT:
         said.append(f"hosts that agree: they differ by {max(one.hosts) / min(one.hosts) - 1:.0%}")
+    elif limits.replicated and not one.replicated:
+        said.append("a replication: the same within 2% by another machine of the same kind (hwbench replicate)")
     if one.runs < limits.runs:
         said.append(f"{limits.runs - one.runs} more runs")
     elif one.spread is None or one.spread > limits.spread:

@@ -136,13 +136,16 @@ def marks(row: Row) -> list[str]:
         found.append(found_rate)
     if row["weights"] == "random":
         found.append("random weights")
+    if row["trust_level"] == "replicated":
+        found.append("replicated: another machine of the same kind, with another key, agrees within 2%")
     return found
 
 
 def provenance(row: Row) -> list[tuple[str, str]]:
     """Where a number comes from, and how to check it."""
     names = {
-        "run": "run_id", "result": "result_id", "measured": "created_at", "verdict": "verdict", "gate": "gate_id",
+        "run": "run_id", "result": "result_id", "measured": "created_at", "verdict": "verdict",
+        "trust": "trust_level", "gate": "gate_id",
         "signed by": "key_name", "key": "key_id", "signature": "signature_state", "result.json sha256": "result_sha256",
         "samples.json sha256": "samples_sha256", "attestation sha256": "attestation_sha256",
         "binding sha256": "binding_sha256", "probe": "probe_id", "availability": "availability_status",

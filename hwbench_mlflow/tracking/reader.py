@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hwbench_mlflow import documents, evidence
 from hwbench_mlflow.errors import UsageError
-from hwbench_mlflow.evidence import ATTEMPT_TAG, CELLS_TAG, ROLE_TAG, RunIndex
+from hwbench_mlflow.evidence import ATTEMPT_TAG, CELLS_TAG, GIVEN_UP_TAG, PROCESS_TAG, ROLE_TAG, RunIndex
 from hwbench_mlflow.metrics import ALL_METRICS
 from hwbench_mlflow.note import dashboard_link
 from hwbench_mlflow.tracking.artifacts import ArtifactFiles
@@ -120,6 +120,16 @@ class Reader:
         with store_errors(missing=f"there is no run {run_id!r} in {self.uri}"):
             run = self.client.get_run(run_id)
         return bool(run.info.status != "RUNNING" and run.data.tags.get(ROLE_TAG) == role)
+
+    def is_wanted(self, parent: str, attempt: str, lease: str) -> bool:
+        """Whether a batch still waits for an attempt: it was not given up, and no other process runs the batch now."""
+        tags = self.run_index(parent).tags
+        return f"{GIVEN_UP_TAG}{attempt}" not in tags and tags.get(PROCESS_TAG) == lease
+
+    def experiment_name(self) -> str:
+        """What the experiment that runs are made in is called."""
+        with store_errors():
+            return str(self.client.get_experiment(self._experiment_id).name)
 
     def nested(self, run_id: str) -> list[RunIndex]:
         """The runs nested in one, oldest first, as a search shows them: the latest point of each metric alone."""

@@ -16,7 +16,7 @@ from hwbench_mlflow.attest import Keyring, SigningKey
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.estimate import ESTIMATE_ROLE, index_of_estimate
-from hwbench_mlflow.evidence import ATTEMPT_TAG, FOLDER, PROCESS_TAG, ROLE_TAG
+from hwbench_mlflow.evidence import ATTEMPT_TAG, FOLDER, GIVEN_UP_TAG, PROCESS_TAG, ROLE_TAG
 from hwbench_mlflow.figures import latency_figure, roofline_figure
 from hwbench_mlflow.host import process_name
 from hwbench_mlflow.index import ResultIndex, index_of
@@ -224,6 +224,10 @@ class Store(Reader):
         with store_errors():
             self.client.update_run(run_id, "RUNNING")
             self._log(run_id, tags={PROCESS_TAG: process_name()})
+
+    def give_up(self, parent: str, attempt: str, why: str) -> None:
+        """Say on a batch that an attempt of it is not to be delivered any more, whoever turns up with it."""
+        self._log(parent, tags={f"{GIVEN_UP_TAG}{attempt}": why})
 
     def log_plan(self, run_id: str, plan: bytes) -> None:
         """What a batch is going to measure: whoever resumes it reads this."""

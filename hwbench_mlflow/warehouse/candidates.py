@@ -23,7 +23,7 @@ CITED = 5
 _READS = (
     *KEYS, "phase", "task", "architecture", "parameter_count", "host_id", "created_at", "stable", "ranked",
     "sample_count", *(f"latency_ms_p{p}" for p in PERCENTILES), "throughput_items_per_s", "energy_j_per_item",
-    "energy_method",
+    "energy_method", "trust_level",
 )  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def candidates(
                     FROM near GROUP BY {keys}, host_id) GROUP BY {keys}),
             grouped AS (
                 SELECT {keys}, bool_and(is_similar) AS is_similar, count(*) AS runs,
+                       count(*) FILTER (trust_level = 'replicated') AS replicated,
                        count(*) FILTER (NOT stable) AS noisy, sum(sample_count)::BIGINT AS samples,
                        max(created_at) AS newest, arg_max(run_id, created_at, {CITED}) AS run_ids,
                        stddev_samp(ln(coalesce(latency_ms_p50, 1000 / throughput_items_per_s))) AS spread,
@@ -91,6 +92,7 @@ def _candidate(row: dict[str, Any]) -> Candidate:
         latency_range=None if row["low"] is None else (row["low"], row["high"]),
         latency_at={p: row[f"p{p}"] for p in PERCENTILES}, throughput=row["throughput"],
         throughput_range=(row["slow"], row["fast"]), energy_j_per_item=row["energy"], simulation_reason=row["why"],
+        replicated=row["replicated"],
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ SHOWN = (
     *CONFIGURATION, "run_id", "created_at", "hostname", "vendor", "latency_ms_p50", "latency_ms_p50_ci95_low",
     "latency_ms_p50_ci95_high", "latency_ms_p90", "latency_ms_p95", "latency_ms_p99", "throughput_items_per_s",
     "memory_peak_mb", "energy_j_per_item", "server_rate_per_s", "offered_rate_per_s", "real_time_factor",
-    "sample_count", "stable", "noise_reasons", "ranked", "key_id", "experiment_id",
+    "sample_count", "stable", "noise_reasons", "ranked", "key_id", "experiment_id", "trust_level",
 )  # fmt: skip
 """Columns of a result that lists show; a result's own page reads the others when it is asked for."""
 

@@ -32,6 +32,7 @@ from hwbench_mlflow.warehouse.published import (
     last_sync,
     warehouse_id,
 )
+from hwbench_mlflow.warehouse.replication import find_replicated
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -129,13 +130,14 @@ def _build(connection: DuckDBPyConnection, what: Publication) -> Counts:
     create_tables(connection)
     _load_quarantine(connection, what)
     try:
+        find_replicated(connection)
         _results(connection, what.gate_id)
         _context(connection)
         _labels(connection)
         _rules(connection, what)
         counts = _counted(connection)
     finally:
-        for table in ("g_quarantine", "g_keep_out"):
+        for table in ("g_quarantine", "g_keep_out", "g_replicated"):
             connection.execute(f"DROP TABLE IF EXISTS {table}")
     manifest = _manifest(connection, what, counts)
     manifest["column_digests"] = all_digests(connection, within="pub")
@@ -182,12 +184,16 @@ def _results(connection: DuckDBPyConnection, gate_id: str) -> None:
         connection.execute(
             f"""INSERT INTO pub.{table}
                 SELECT pr.*, m.model_name, m.architecture, m.task, hp.hardware_type, hp.vendor, hp.memory_bytes, ?,
-                       md5(pr.packages::VARCHAR)
+                       md5(pr.packages::VARCHAR),
+                       CASE WHEN pr.run_id IN (SELECT run_id FROM g_replicated) THEN 'replicated' ELSE pr.verdict END
                 FROM performance_results pr
                 JOIN models m USING (model_id) JOIN hardware_platforms hp USING (hardware_id)
                 WHERE pr.verdict = ? AND pr.is_simulated = ? AND pr.run_id NOT IN (SELECT run_id FROM g_quarantine)""",
             [gate_id, verdict, simulated],
         )
+    connection.execute(
+        "INSERT INTO pub.replications FROM g_replicated SEMI JOIN pub.real_results USING (run_id) ORDER BY run_id"
+    )
     for table, verdict in (("estimates", "simulated"), ("rooflines", "verified")):
         # A run is one thing: what has a row among the results is never an estimate or a calibration as well.
         connection.execute(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hwbench_mlflow.errors import HwbenchError, Refused, StoreError
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.digest import column_digests, quoted
+from hwbench_mlflow.warehouse.replication import TRUST_LEVEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ JOINED = {
     "device_memory_bytes": "BIGINT",
     "gate_id": "VARCHAR NOT NULL",
     "packages_id": "VARCHAR NOT NULL",
+    "trust_level": TRUST_LEVEL,
 }
 """What results have in the published file beside the columns of ``performance_results``."""
 
@@ -59,6 +61,9 @@ LAYOUT = {
     # A row a reason. Runs with a verdict but without a result (corrupt evidence, none at all) are here too.
     "quarantine": """run_id VARCHAR NOT NULL, result_id VARCHAR, model_name VARCHAR, hardware_type VARCHAR,
         created_at TIMESTAMP, verdict VARCHAR, rule VARCHAR NOT NULL, reason VARCHAR NOT NULL""",
+    # Of a replicated result the other machine's that agrees best: decide/replicating.py says when, from the evidence.
+    "replications": """run_id VARCHAR PRIMARY KEY, replicated_by VARCHAR NOT NULL, host_id VARCHAR NOT NULL,
+        key_id VARCHAR NOT NULL, ratio DOUBLE NOT NULL CHECK (ratio > 0), CHECK (run_id <> replicated_by)""",
     # Timed samples of published runs, thinned evenly to SAMPLES_A_RUN a run.
     "samples": "run_id VARCHAR NOT NULL, worker INTEGER NOT NULL, sample INTEGER NOT NULL, latency_ms DOUBLE NOT NULL",
     "failures": """run_id VARCHAR NOT NULL, model_name VARCHAR, hardware_type VARCHAR, failure_precision VARCHAR,

@@ -17,6 +17,7 @@ import msgspec
 
 from hwbench_mlflow.attest import Keyring, canonical_json
 from hwbench_mlflow.codec import decode, encode, sha256
+from hwbench_mlflow.decide.replicating import APART, SAME, SOUND
 from hwbench_mlflow.documents import FILES as DOCUMENT_FILES
 from hwbench_mlflow.errors import CorruptEvidence
 from hwbench_mlflow.evidence import (
@@ -423,6 +424,18 @@ def _what(result: BenchmarkResult) -> Row:
         "weights_sha256": result.model.weights_sha256,
         "weights_seed": work.weights_seed,
     }
+
+
+def compared(judged: Judgement) -> Row:
+    """What a replication is decided by, of a result that is in no warehouse yet."""
+    assert judged.result is not None
+    every = _what(judged.result) | _measured(judged.result, judged) | _where(judged.result) | _signed(judged)
+    every |= {
+        "model_id": _model(judged.result)["model_id"],
+        "verdict": str(judged.verdict.state),
+        "is_simulated": judged.result.is_simulated,
+    }
+    return {name: every[name] for name in (*SAME, *APART, *SOUND)}
 
 
 def _joined(values: Any) -> str | None:

@@ -29,6 +29,7 @@ def candidate(**change: Any) -> Candidate:
         "similar": False, "runs": 5, "noisy": 0, "samples": 1000, "newest": NOW - timedelta(days=1),
         "run_ids": ["a" * 32], "hosts": [10.0, 10.5], "spread": 0.01, "latency_ms": 10.0, "latency_range": (9, 11),
         "latency_at": {50: 10.0}, "throughput": 100.0, "throughput_range": (90, 110), "energy_j_per_item": 1.0,
+        "replicated": 1,
     }  # fmt: skip
     return Candidate(**{**sound, **change})
 
@@ -38,6 +39,7 @@ def candidate(**change: Any) -> Candidate:
     [
         ({}, Confidence.HIGH, None),
         ({"hosts": [10.0]}, Confidence.MEDIUM, "independent replication"),
+        ({"replicated": 0}, Confidence.MEDIUM, "the same within 2% by another machine"),
         ({"hosts": [10.0, 12.0]}, Confidence.LOW, "differ by 20%"),
         ({"runs": 3}, Confidence.MEDIUM, "1 more runs"),
         ({"runs": 1, "spread": None}, Confidence.LOW, "1 more runs"),
