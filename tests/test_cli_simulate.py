@@ -1,7 +1,5 @@
 """``hwbench run --simulate``, ``hwbench simulate`` and ``hwbench roofline``: what they say, refuse and leave behind."""
 
-# ruff: noqa: F811 -- `call` is a fixture of another module
-
 from __future__ import annotations
 
 import json
@@ -20,8 +18,8 @@ from hwbench_mlflow.keystore import load_keyring
 from hwbench_mlflow.metrics import ESTIMATE_METRICS, METRICS, ROOFLINE_METRICS
 from hwbench_mlflow.model import FailureCategory
 from hwbench_mlflow.tracking import Store
-from tests.commands import only, said
-from tests.test_cli_run import Call, call, runs  # noqa: F401 -- a fixture
+from tests.commands import Call, only, said
+from tests.test_cli_run import runs
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -72,7 +72,7 @@ def workload(row: Row) -> str:
     if row["compile_mode"] not in {None, "eager"}:
         parts.append(f"compiled: {row['compile_mode']}")
     if row["threads"] is not None:
-        parts.append(f"{row['threads']} threads")
+        parts.append(f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}")
     return ", ".join(parts)
 
 
