@@ -165,7 +165,7 @@ def test_under_mlflow_run_the_run_ends_failed_with_that_line(
 
 def test_an_unknown_command_lists_the_commands_and_none_shows_the_help(call: Call) -> None:
     assert call("rum")[0] == 2
-    assert "Commands: run, batch, devices, verify" in only(said(call("rum")[2]))
+    assert "Commands: run, batch, fleet, replicate, devices, verify" in only(said(call("rum")[2]))
     assert "Usage: " in "".join(call()[1:])
 
 
