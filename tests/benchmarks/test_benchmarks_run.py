@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -115,3 +116,21 @@ def test_too_few_pairs_never_say_what_is_met() -> None:
     row = ratio_row("x", [(1.0, 1.0)] * 5, Target(2.0), "s", 1.0)
     assert (row.interval, row.met) == ("too few", "cannot tell")
     assert "too few" in table([row])
+
+
+@pytest.mark.slow
+def test_the_decisions_are_timed_over_what_is_published_and_a_refusal_is_no_time(tmp_path: Path) -> None:
+    def part(name: str) -> subprocess.CompletedProcess[str]:
+        words = ("--part", name, "--folder", str(tmp_path), "--rows", "400")
+        return subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.bench_decide", *words], cwd=ROOT, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+
+    assert part("build").returncode == 0
+    for name in ("hwbench:coverage", "page:index"):
+        done = part(name)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads(done.stdout.splitlines()[-1])["s"] > 0
+    (tmp_path / "published.duckdb").write_bytes(b"not what the gate wrote")
+    assert part("hwbench:coverage").returncode != 0
