@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -57,6 +58,7 @@ def dashboard(  # noqa: PLR0917 -- click passes by name
 
     if host not in LOOPBACK:
         click.echo(f"hwbench: warning: everybody who reaches {host} can read this dashboard", err=True)
+    board.open()
     serve(board, host, port, lambda address: click.echo(f"dashboard at {address} (Ctrl-C stops it)"))
 
 
@@ -85,6 +87,12 @@ class Board:
         from hwbench_mlflow.reports.dashboard import assets
 
         return assets()
+
+    def open(self) -> None:
+        """Check the files before anybody asks, so that the first page need not wait for it. What cannot be read is told
+        to whoever asks for a page."""
+        with self._lock, contextlib.suppress(HwbenchError):
+            self._opened()
 
     def error(self, name: str, message: str) -> str:
         """A page without data."""

@@ -127,7 +127,7 @@ def pandas(folder: Path, question: str) -> dict[str, float]:
 
 
 def page(folder: Path, name: str) -> dict[str, float]:
-    """One page of a server that has just started, after imports: the first answer and the one after it."""
+    """One page of a server that has just started, after imports: opening, the first answer, the one after it."""
     from hwbench_mlflow.board import Gates  # noqa: F401
     from hwbench_mlflow.cli.dashboard import Board
     from hwbench_mlflow.dashboard import serve
@@ -136,15 +136,18 @@ def page(folder: Path, name: str) -> dict[str, float]:
 
     address: Queue[str] = Queue()
     board = Board(folder / "published.duckdb", folder / WAREHOUSE)
+    begin = time.perf_counter()
+    board.open()
+    taken = [time.perf_counter() - begin]
     threading.Thread(target=serve, args=(board, "127.0.0.1", 0, address.put), daemon=True).start()
-    at, taken = address.get(), []
+    at = address.get()
     for _ in range(2):
         begin = time.perf_counter()
         with urlopen(at + name) as answer:
             assert answer.status == 200
             assert len(answer.read()) > 1000
         taken.append(time.perf_counter() - begin)
-    return {"s": taken[0], "again": taken[1]}
+    return {"open": taken[0], "s": taken[1], "again": taken[2]}
 
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -192,10 +195,12 @@ def main() -> None:
             ours, theirs = part(f"hwbench:{name}"), part(f"pandas:{name}")
             cells = (ours["s"], ours["gib"], theirs["s"], theirs["gib"])
             print(f"{name:<16}" + "".join(f"{value:>11.2f}" for value in cells), flush=True)
-        print("\ndashboard         first s    again s   peak GiB")
+        print("\ndashboard          open s    first s    again s   peak GiB")
         for name in PAGES:
             asked = part(f"page:{name}")
-            print(f"{name:<16}" + "".join(f"{asked[what]:>11.2f}" for what in ("s", "again", "gib")), flush=True)
+            print(
+                f"{name:<16}" + "".join(f"{asked[what]:>11.2f}" for what in ("open", "s", "again", "gib")), flush=True
+            )
 
 
 if __name__ == "__main__":

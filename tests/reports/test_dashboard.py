@@ -23,6 +23,7 @@ from click.testing import CliRunner
 
 from hwbench_mlflow.cli.dashboard import Board, dashboard
 from hwbench_mlflow.cli.gate import gate
+from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.reports.dashboard import PAGES, ago
 from hwbench_mlflow.warehouse.overview import latest
 from tests.conftest import REQUIRED
@@ -321,3 +322,14 @@ def test_in_a_real_browser_it_shows_a_new_publication_by_itself(here: Path, serv
             assert not wrong
         finally:
             browser.close()
+
+
+def test_files_are_checked_before_the_first_page_and_a_bad_one_is_told_by_the_page(
+    board: Board, tmp_path: Path
+) -> None:
+    board.open()
+    assert board._found is not None
+    absent = Board(tmp_path / "absent.duckdb", tmp_path / "absent-too.duckdb")
+    absent.open()
+    with pytest.raises(StoreError, match="nothing is published"):
+        absent.page("index", {}, 0)
