@@ -107,8 +107,8 @@ class Handler(Protocol):
     def broke(self, at: Placement, why: str) -> None:
         """The node's own code failed."""
 
-    def nowhere(self, piece: Piece, why: str) -> None:
-        """No live node can do it."""
+    def nowhere(self, piece: Piece, why: str, *, lost: bool) -> None:
+        """It will not be done: no live node can, or (``lost``) too many ended under it."""
 
 
 def join_command(address: str, joined: Joined, *, head: bool, ip: str | None) -> tuple[list[str], dict[str, str]]:
@@ -510,7 +510,7 @@ class _Loop:
             elif places or self.meeting:
                 later.append(piece)
             else:
-                self.handler.nowhere(piece, "no live node that may measure offers it")
+                self.handler.nowhere(piece, "no live node that may measure offers it", lost=False)
         self.waiting = later
 
     def _start(self, piece: Piece, node: Node, device: Offered) -> Placement:
@@ -557,7 +557,8 @@ class _Loop:
             return
         count = self.losses[id(at.piece)] = self.losses.get(id(at.piece), 0) + 1
         if count >= MOST_LOSSES:
-            self.handler.nowhere(at.piece, f"its node was lost {count} times; the last was {at.node.joined.name}")
+            why = f"its node was lost {count} times; the last was {at.node.joined.name}"
+            self.handler.nowhere(at.piece, why, lost=True)
         else:
             self.waiting.appendleft(at.piece)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ("--hardware", "cpu", "--profile", "smoke")
@@ -20,6 +21,22 @@ Call = Callable[..., tuple[int, str, str]]
 
 PERFORMANCE = ("latency_", "throughput_", "energy_", "memory_", "achieved_", "sample_count")
 """Beginnings of metric names that a run without a result must not have."""
+
+
+def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """The ``hwbench`` command in this process."""
+    from hwbench_mlflow.cli import main as cli
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hwbench", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, captured.out, captured.err
+
+    return run
 
 
 def environment(**extra: str) -> dict[str, str]:

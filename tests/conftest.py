@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Call
+from tests.commands import Call, caller
 
 REQUIRED = frozenset(filter(None, os.environ.get("HWBENCH_REQUIRE_BACKENDS", "").split(",")))
 """Backends whose absence is a failure here, and not a skip."""
@@ -72,20 +72,8 @@ def store_uri(tmp_path: Path, blank_store: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store_uri: str) -> Call:
     """The ``hwbench`` command in this process: exit code, standard output, standard error."""
-    from hwbench_mlflow.cli import main as cli
-
     del store_uri  # where it writes
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hwbench", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, captured.out, captured.err
-
-    return run
+    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

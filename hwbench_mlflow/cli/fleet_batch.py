@@ -254,7 +254,7 @@ class FleetCells:
             run_id = None
         self._over(at, state="failed", run_id=run_id, reason=reason)
 
-    def nowhere(self, piece: Piece, why: str) -> None:
+    def nowhere(self, piece: Piece, why: str, *, lost: bool) -> None:
         """A FAILED run with the reason, as for hardware that this machine does not have."""
         request, said = self._requests[id(piece)], self._absent.get(id(piece))
         if said is not None:  # by a node, in a run of its own
@@ -263,7 +263,7 @@ class FleetCells:
             return
         named = request.platform if request.device is None else request.device
         error: HwbenchError
-        if "lost" in why:
+        if lost:
             error = BenchmarkFailed(why, FailureCategory.CRASH)
         else:
             absent = Availability(platform=request.platform, status=AvailabilityStatus.NO_DEVICE, reason=why)

@@ -18,11 +18,10 @@ from typing import Any
 import pytest
 
 from hwbench_mlflow import runner
-from hwbench_mlflow.cli import main as cli
 from hwbench_mlflow.model import RunRequest
 from hwbench_mlflow.runner import Measured
 from hwbench_mlflow.spool import Spool
-from tests.commands import only, said
+from tests.commands import caller, only, said
 from tests.test_cli_batch import measured
 from tests.warehouse.servers import PASSWORD, Cluster, _healthy, _wait, free_port
 
@@ -106,16 +105,7 @@ def call(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     shutil.rmtree(isolated / "spool", ignore_errors=True)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hwbench", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, captured.out, captured.err
-
-    yield run
+    yield caller(monkeypatch, capsys)
     shutil.rmtree(isolated / "spool", ignore_errors=True)
 
 
