@@ -11,14 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hwbench_mlflow import offers
+from hwbench_mlflow import fleet, offers
 from hwbench_mlflow.attest import parse_public_key
 from hwbench_mlflow.backends.lookup import targets
 from hwbench_mlflow.codec import encode
@@ -387,3 +388,22 @@ def test_a_node_says_what_its_environment_was() -> None:
     assert set(joined.names) == set(os.environ)
     assert b"PATH" in encode(joined)
     assert "RAY_AUTH_TOKEN" not in joined.values, "names, and values of what Ray changes, and no secret"
+
+
+def test_a_piece_under_which_three_nodes_ended_is_given_to_no_fourth(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    over: list[tuple[str, bool]] = []
+    handler = SimpleNamespace(
+        lost=lambda at, granted, why: False, nowhere=lambda piece, why, *, lost: over.append((why, lost))
+    )
+    board = SimpleNamespace(give_up=SimpleNamespace(remote=lambda attempt: False))
+    piece = fleet.Piece(payload=b"", fits=lambda device: True, label="bert")
+    node = SimpleNamespace(node_id="1", joined=SimpleNamespace(name="doomed"))
+    at = fleet.Placement(piece=piece, node=node, device=SimpleNamespace(), attempt="a")  # type: ignore[arg-type]
+    loop = fleet._Loop(None, lambda *_: b"", handler, deque(), board)  # type: ignore[arg-type]
+    for count in range(1, fleet.MOST_LOSSES + 1):
+        assert not over
+        loop._handle(at, ray.exceptions.WorkerCrashedError())
+        assert len(loop.waiting) == min(count, fleet.MOST_LOSSES - 1)
+    assert over == [("its node was lost 3 times; the last was doomed", True)]
