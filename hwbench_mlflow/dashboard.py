@@ -30,6 +30,10 @@ MAX_OFFSET = 10_000_000
 class Site(Protocol):
     """What is served."""
 
+    def open(self) -> None:
+        """Called once the address is ours, before it is told to anybody."""
+        ...
+
     def page(self, name: str, arguments: Mapping[str, str], offset: int) -> str | None:
         """A page; None if there is none of that name. Raises :class:`HwbenchError` for what cannot be read."""
         ...
@@ -109,7 +113,8 @@ def _headers() -> dict[str, str]:
 
 
 def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to stop. ``ready`` is called with the address, once it answers there.
+    """Serve until the process is told to stop. ``ready`` is called with the address, once it answers there and Ctrl-C
+    ends it well.
 
     ``port`` 0 takes a free one. Raises :class:`StoreError` for an address that cannot be had.
     """
@@ -130,10 +135,15 @@ def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> Non
         listening.listen()
         bound = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        server = uvicorn.Server(
+        site.open()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                ready(f"http://{shown}:{bound}/")
+
+        Server(
             uvicorn.Config(
                 application(site, host), log_level="warning", access_log=False, lifespan="off", server_header=False
             )
-        )
-        ready(f"http://{shown}:{bound}/")
-        server.run(sockets=[listening])
+        ).run(sockets=[listening])

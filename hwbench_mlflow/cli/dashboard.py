@@ -58,8 +58,8 @@ def dashboard(  # noqa: PLR0917 -- click passes by name
 
     if host not in LOOPBACK:
         click.echo(f"hwbench: warning: everybody who reaches {host} can read this dashboard", err=True)
-    board.open()
-    serve(board, host, port, lambda address: click.echo(f"dashboard at {address} (Ctrl-C stops it)"))
+    with contextlib.closing(board):
+        serve(board, host, port, lambda address: click.echo(f"dashboard at {address} (Ctrl-C stops it)"))
 
 
 class Board:
@@ -75,6 +75,7 @@ class Board:
         self._seen = ""
         self._made: dict[object, str] = {}
         self._open_regressions: int | None = None
+        self._counting: list[threading.Thread] = []
 
     # --- what dashboard.Site asks for ---------------------------------------------------------------
 
@@ -93,6 +94,12 @@ class Board:
         to whoever asks for a page."""
         with self._lock, contextlib.suppress(HwbenchError):
             self._opened()
+
+    def close(self) -> None:
+        """Wait for what still counts, some seconds at a million results. A thread that is inside DuckDB when the
+        interpreter ends takes the process down with it (SIGABRT)."""
+        for counting in self._counting:
+            counting.join()
 
     def error(self, name: str, message: str) -> str:
         """A page without data."""
@@ -234,7 +241,9 @@ class Board:
             if self.static:
                 self._count_regressions()
             else:
-                threading.Thread(target=self._count_regressions, name="regressions", daemon=True).start()
+                counting = threading.Thread(target=self._count_regressions, name="regressions")
+                self._counting = [*filter(threading.Thread.is_alive, self._counting), counting]
+                counting.start()
         return self._found
 
     def _frame(self, found: Published | None) -> Frame:

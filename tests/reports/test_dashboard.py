@@ -234,6 +234,8 @@ def _serving(folder: Path) -> Iterator[str]:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         assert "Traceback" not in errors
+        assert "terminate called" not in errors
+        assert process.returncode in {0, 1}, (process.returncode, errors)
     finally:
         process.kill()
         process.communicate()
@@ -281,6 +283,11 @@ def test_it_follows_a_new_publication(here: Path, served: str) -> None:
     assert gates[0] is not None
     assert gates[1] is not None
     assert gates[0][1] != gates[1][1]
+
+
+def test_it_ends_well_when_told_to_before_its_first_page(here: Path) -> None:
+    with _serving(here):
+        pass
 
 
 def test_a_port_that_is_taken_is_one_line(here: Path) -> None:
