@@ -10,9 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from hwbench_mlflow.model import RunRequest
+    from hwbench_mlflow.runner import Measured
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ("--hardware", "cpu", "--profile", "smoke")
@@ -37,6 +42,19 @@ def caller(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return caught.value.code, captured.out, captured.err
 
     return run
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, measured: Callable[[RunRequest], Measured]) -> list[RunRequest]:
+    """A runner that gives at once what ``measured`` makes of a request; what it was asked."""
+    asked: list[RunRequest] = []
+
+    def run(request: RunRequest, progress: Any, before_timing: Callable[[], None]) -> Measured:
+        asked.append(request)
+        before_timing()
+        return measured(request)
+
+    monkeypatch.setattr("hwbench_mlflow.runner.run", run)
+    return asked
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -8,23 +8,10 @@ from pathlib import Path
 import pytest
 
 from hwbench_mlflow.backends import _browser, _web
+from tests.browsers import need, webnn_browser
 from tests.commands import ROOT, environment, hwbench, only, performance, said
-from tests.conftest import REQUIRED, WEBNN_BROWSER
 
 pytestmark = pytest.mark.slow
-
-
-def need(name: str) -> None:
-    missing = _web.missing_packages()
-    try:
-        if missing is not None:
-            raise missing
-        _browser.find_browser()
-        _browser.runtime_folder()
-    except _browser.BrowserMissing as error:
-        if name in REQUIRED:
-            pytest.fail(f"{name} is required here: {error}")
-        pytest.skip(str(error))
 
 
 def rows(folder: Path, sql: str, *options: str) -> list[dict[str, object]]:
@@ -71,17 +58,13 @@ def test_a_software_adapter_is_measured_simulated_and_in_no_default_report(folde
 
 
 def test_webnn_on_the_cpu_is_verified(folder: Path, tiny_folder: Path) -> None:
-    need("webnn")
-    if WEBNN_BROWSER is None:
-        if "webnn" in REQUIRED:
-            pytest.fail("webnn is required here: HWBENCH_TEST_WEBNN_BROWSER names no browser")
-        pytest.skip("HWBENCH_TEST_WEBNN_BROWSER names no browser with a WebNN backend")
+    browser = webnn_browser()
     arguments = ("run", "--model", "bert-tiny", "--hardware", "webnn", "--profile", "smoke", "--weights", "random")
-    done = hwbench(*arguments, "--browser", WEBNN_BROWSER, "--json", cwd=folder)
+    done = hwbench(*arguments, "--browser", browser, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["verdict"] == "verified", result
-    refused = hwbench(*arguments, "--browser", WEBNN_BROWSER, "--device", "npu", cwd=folder)
+    refused = hwbench(*arguments, "--browser", browser, "--device", "npu", cwd=folder)
     assert refused.returncode == 4
     assert "does not say where they compute" in only(said(refused.stderr))
 

@@ -37,7 +37,7 @@ from hwbench_mlflow.model import (
 from hwbench_mlflow.runner import Measured
 from hwbench_mlflow.spool import Spool
 from hwbench_mlflow.tracking import PARENT_TAG, PROCESS_TAG, Store
-from tests.commands import ROOT, Call, environment, only, said
+from tests.commands import ROOT, Call, answering, environment, only, said
 from tests.honest import DEVICES, honest, resealed
 
 if TYPE_CHECKING:
@@ -76,15 +76,7 @@ def measured(request: RunRequest) -> Measured:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
     """A runner that answers at once; what it was asked."""
-    asked: list[RunRequest] = []
-
-    def run(request: RunRequest, progress: Any, before_timing: Callable[[], None]) -> Measured:
-        asked.append(request)
-        before_timing()
-        return measured(request)
-
-    monkeypatch.setattr(runner, "run", run)
-    return asked
+    return answering(monkeypatch, measured)
 
 
 def runs(store_uri: str) -> tuple[Run, list[Run]]:

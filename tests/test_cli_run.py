@@ -25,7 +25,7 @@ from hwbench_mlflow.probing import probe_isolated
 from hwbench_mlflow.runner import Measured
 from hwbench_mlflow.spool import Spool
 from hwbench_mlflow.tracking import Store
-from tests.commands import Call, only, said
+from tests.commands import Call, answering, only, said
 from tests.honest import honest
 
 if TYPE_CHECKING:
@@ -52,15 +52,7 @@ def measured(request: RunRequest) -> Measured:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
     """A runner that answers at once; what it was asked."""
-    asked: list[RunRequest] = []
-
-    def run(request: RunRequest, progress: Any, before_timing: Callable[[], None]) -> Measured:
-        asked.append(request)
-        before_timing()
-        return measured(request)
-
-    monkeypatch.setattr(runner, "run", run)
-    return asked
+    return answering(monkeypatch, measured)
 
 
 WRONG = [

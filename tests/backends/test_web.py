@@ -29,7 +29,7 @@ from hwbench_mlflow.model import AvailabilityStatus, FailureCategory, Platform, 
 from hwbench_mlflow.worker import _their_window
 from hwbench_mlflow.workloads.base import InputSpec
 from tests.backends.tiny import OUTPUT, reference, tiny_inputs, tiny_model, tiny_workload
-from tests.conftest import REQUIRED, WEBNN_BROWSER
+from tests.browsers import need, webnn_browser
 
 # --- recorded replies ---------------------------------------------------------------------------
 
@@ -219,20 +219,6 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.status is AvailabilityStatus.NOT_INSTALLED
     assert answer.reason == "not installed: playwright, onnx, onnxscript"
     assert "[web]" in str(answer.remedy)
-
-
-def need(name: str) -> None:
-    """Skip without the parts of a browser's measurement; fail where they are required."""
-    missing = _web.missing_packages()
-    try:
-        if missing is not None:
-            raise missing
-        _browser.find_browser()
-        _browser.runtime_folder()
-    except _browser.BrowserMissing as error:
-        if name in REQUIRED:
-            pytest.fail(f"{name} is required here: {error}")
-        pytest.skip(str(error))
 
 
 def script(path: Path, text: str) -> str:
@@ -434,12 +420,7 @@ def test_a_browser_without_webnn_says_so_in_its_own_words() -> None:
 
 @pytest.fixture
 def with_webnn(monkeypatch: pytest.MonkeyPatch) -> None:
-    if WEBNN_BROWSER is None:
-        if "webnn" in REQUIRED:
-            pytest.fail("webnn is required here: HWBENCH_TEST_WEBNN_BROWSER names no browser")
-        pytest.skip("HWBENCH_TEST_WEBNN_BROWSER names no browser with a WebNN backend")
-    monkeypatch.setenv(_browser.BROWSER_VARIABLE, WEBNN_BROWSER)
-    need("webnn")
+    monkeypatch.setenv(_browser.BROWSER_VARIABLE, webnn_browser())
 
 
 @pytest.mark.usefixtures("with_webnn")
