@@ -9,19 +9,21 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import requests
 
-from hwbench_mlflow import host, probing
+from hwbench_mlflow import host, neighbours, probing
 from hwbench_mlflow.cli import checks
 from hwbench_mlflow.cli import main as cli
 from hwbench_mlflow.cli.checks import Finding, Level, Setup, run_checks
 from hwbench_mlflow.host import process_alive, process_name
 from hwbench_mlflow.keystore import signing_key
 from hwbench_mlflow.model import Availability, AvailabilityStatus, Platform
+from hwbench_mlflow.neighbours import Others
 from hwbench_mlflow.spool import SPOOL_VERSION, ParentEnd, ParentPlace, Place, Spool
 from hwbench_mlflow.tracking import PROCESS_TAG, Store
 
@@ -226,9 +228,23 @@ def test_a_full_disk_and_a_busy_machine_are_told(setup: Setup, monkeypatch: pyte
     for free, level in ((10**12, Level.OK), (10**9, Level.WARNING), (10**6, Level.PROBLEM)):
         monkeypatch.setattr(checks.shutil, "disk_usage", room(free))
         assert set(levels("disk", setup)) == {level}
-    for load, level in ((0.0, Level.OK), (1000.0, Level.WARNING), (None, Level.UNKNOWN)):
-        monkeypatch.setattr(host, "load_average", lambda load=load: load)
-        assert levels("processor", setup)[-1] is level
+    told = []
+    for average, taken in ((0.0, 0.4), (1000.0, 0.4), (None, 0.4), (0.0, 0.6), (None, 0.6)):
+        others = Others(cores=taken, of=2, most="'stress'", most_cores=taken, pid=4711)
+        monkeypatch.setattr(neighbours, "Look", lambda others=others: SimpleNamespace(others=lambda: others))
+        monkeypatch.setattr(host, "load_average", lambda average=average: average)
+        (found,) = run_checks(setup, {"load": checks.load})
+        told.append((found.level, found.seen))
+        assert bool(found.remedy) is (found.level is Level.WARNING)
+    untold, calm = "this system does not tell its load", "other processes take 0.4 of 2 cores"
+    noisy = "other processes take 0.6 of 2 cores, most of it 'stress' (process 4711, 0.6)"
+    assert told == [
+        (Level.OK, f"{calm}; load 0.00 over the last minute"),
+        (Level.WARNING, f"{calm}; load 1000.00 over the last minute"),
+        (Level.UNKNOWN, f"{calm}; {untold}"),
+        (Level.WARNING, f"{noisy}; load 0.00 over the last minute"),
+        (Level.WARNING, f"{noisy}; {untold}"),
+    ]
 
 
 def test_a_governor_turbo_and_smt_that_are_not_told_are_unknown(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

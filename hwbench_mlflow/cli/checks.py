@@ -313,7 +313,7 @@ def disk(setup: Setup) -> Iterator[Finding]:
 
 
 def processor(setup: Setup) -> Iterator[Finding]:
-    """What makes a CPU's times vary: governor, turbo, SMT, load, emulation."""
+    """What makes a CPU's times vary: governor, turbo, SMT."""
     del setup
     governor = host.cpu_governor()
     if governor is None:
@@ -329,15 +329,24 @@ def processor(setup: Setup) -> Iterator[Finding]:
     for name, on in notes.items():
         said = f"{name}: {'unknown' if on is None else 'on' if on else 'off'}"
         yield Finding(check="processor", level=Level.UNKNOWN if on is None else Level.OK, seen=said)
-    load, cores = host.load_average(), os.cpu_count()
-    if load is None or cores is None:
-        yield Finding(check="load", level=Level.UNKNOWN, seen="this system does not tell its load")
-    else:
-        busy = load > BUSY_LOAD * cores
-        yield Finding(
-            check="load", level=Level.WARNING if busy else Level.OK, seen=f"load {load:.2f} on {cores} cores",
-            remedy="Wait, or end what else runs: benchmarks will be noisy" if busy else None,
-        )  # fmt: skip
+
+
+def load(setup: Setup) -> Iterator[Finding]:
+    """What else computes here now, as a run looks for it, and what did in the last minute."""
+    del setup
+    from hwbench_mlflow.neighbours import Look
+
+    look = Look()
+    average, cores = host.load_average(), os.cpu_count()
+    others = look.others()
+    said = str(others) if others.busy else f"other processes take {others.cores:.1f} of {others.of} cores"
+    known = average is not None and cores is not None
+    said += f"; load {average:.2f} over the last minute" if known else "; this system does not tell its load"
+    busy = others.busy or (average is not None and cores is not None and average > BUSY_LOAD * cores)
+    yield Finding(
+        check="load", level=Level.WARNING if busy else Level.OK if known else Level.UNKNOWN, seen=said,
+        remedy="Wait, or end what else runs: times may be far longer than on a calm machine" if busy else None,
+    )  # fmt: skip
 
 
 def threads(setup: Setup) -> Iterator[Finding]:
@@ -466,6 +475,7 @@ CHECKS: dict[str, Check] = {
     "timer": timer,
     "disk": disk,
     "processor": processor,
+    "load": load,
     "threads": threads,
     "locks": temporary,
     "platforms": platforms,
