@@ -17,9 +17,9 @@ import pytest
 import requests
 
 from hwbench_mlflow import host, neighbours, probing
-from hwbench_mlflow.cli import checks
+from hwbench_mlflow.cli import checks, machine_checks
 from hwbench_mlflow.cli import main as cli
-from hwbench_mlflow.cli.checks import Finding, Level, Setup, run_checks
+from hwbench_mlflow.cli.findings import Finding, Level, Setup, run_checks
 from hwbench_mlflow.host import process_alive, process_name
 from hwbench_mlflow.keystore import signing_key
 from hwbench_mlflow.model import Availability, AvailabilityStatus, Platform
@@ -217,7 +217,7 @@ def test_a_clock_that_is_set_and_a_server_s_that_is_wrong_are_told(
     Answer.headers = {}
     assert levels("clocks", server) == [Level.OK, Level.UNKNOWN]
     times = iter([100.0, 103.0])
-    monkeypatch.setattr(checks.time, "time", lambda: next(times))
+    monkeypatch.setattr(machine_checks.time, "time", lambda: next(times))
     assert levels("clocks", setup) == [Level.WARNING]
 
 
@@ -226,14 +226,14 @@ def test_a_full_disk_and_a_busy_machine_are_told(setup: Setup, monkeypatch: pyte
         return lambda path: type("Usage", (), {"free": free})()
 
     for free, level in ((10**12, Level.OK), (10**9, Level.WARNING), (10**6, Level.PROBLEM)):
-        monkeypatch.setattr(checks.shutil, "disk_usage", room(free))
+        monkeypatch.setattr(machine_checks.shutil, "disk_usage", room(free))
         assert set(levels("disk", setup)) == {level}
     told = []
     for average, taken in ((0.0, 0.4), (1000.0, 0.4), (None, 0.4), (0.0, 0.6), (None, 0.6)):
         others = Others(cores=taken, of=2, most="'stress'", most_cores=taken, pid=4711)
         monkeypatch.setattr(neighbours, "Look", lambda others=others: SimpleNamespace(others=lambda: others))
         monkeypatch.setattr(host, "load_average", lambda average=average: average)
-        (found,) = run_checks(setup, {"load": checks.load})
+        (found,) = run_checks(setup, {"load": machine_checks.load})
         told.append((found.level, found.seen))
         assert bool(found.remedy) is (found.level is Level.WARNING)
     untold, calm = "this system does not tell its load", "other processes take 0.4 of 2 cores"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from hwbench_mlflow.cli.checks import Finding, Setup
+    from hwbench_mlflow.cli.findings import Finding, Setup
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 
@@ -41,7 +41,8 @@ def doctor(  # noqa: PLR0917  # click passes options by keyword
     hwbench doctor
     hwbench doctor --fix
     """
-    from hwbench_mlflow.cli.checks import CHECKS, Level, Setup, run_checks
+    from hwbench_mlflow.cli.checks import CHECKS
+    from hwbench_mlflow.cli.findings import Level, Setup, run_checks
     from hwbench_mlflow.codec import encode
     from hwbench_mlflow.errors import ExitCode
 
