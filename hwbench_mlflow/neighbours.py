@@ -108,7 +108,7 @@ class Look:
         if largest / seconds < NAMED_SHARE * cores or largest <= 0:
             return Others(cores=cores, of=self._count)
         shown = name if pid is None else _escaped(name)
-        return Others(cores=cores, of=self._count, most=shown, most_cores=largest / seconds, pid=pid)
+        return Others(cores=cores, of=self._count, most=shown, most_cores=min(largest / seconds, cores), pid=pid)
 
     def _ours(self, walk: _Walk) -> set[tuple[int, float]]:
         """This process and its descendants; or this one, and the worker's tree."""

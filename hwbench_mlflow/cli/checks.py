@@ -179,7 +179,11 @@ def tags(setup: Setup) -> Iterator[Finding]:
         level = Level.WARNING if asked and asked != "0" else Level.OK
         yield Finding(check="tags", level=level, seen=f"{SWITCH} {said}: other runs are not tagged with hardware")
         return
-    keyring, used = load_keyring(), []
+    try:
+        keyring, used = load_keyring(), list[str]()
+    except HwbenchError:
+        yield Finding(check="tags", level=Level.UNKNOWN, seen="the keys do not say: see above")
+        return
     for platform in Platform:
         try:
             kept = recall(platform, keyring)
@@ -221,6 +225,26 @@ def platforms(setup: Setup) -> Iterator[Finding]:
             check=f"platform {answer.platform}", level=level, seen=f"{named}: {answer.reason}",
             remedy=answer.remedy if level is not Level.OK else None,
         )  # fmt: skip
+
+
+def browser(setup: Setup) -> Iterator[Finding]:
+    """What webgpu and webnn are measured in. Not started here: the probes do that."""
+    del setup
+    from hwbench_mlflow.backends._browser import BROWSER_VARIABLE, BrowserMissing, find_browser, runtime_folder
+
+    try:
+        found = find_browser()
+    except BrowserMissing as missing:
+        # Most machines need none; but one that was named, and is not there, was meant to be.
+        level = Level.PROBLEM if os.environ.get(BROWSER_VARIABLE) else Level.ABSENT
+        yield Finding(check="browser", level=level, seen=str(missing), remedy=missing.remedy)
+        return
+    try:
+        runtime = runtime_folder()
+    except BrowserMissing as missing:
+        yield Finding(check="browser", level=Level.ABSENT, seen=f"{found}; {missing}", remedy=missing.remedy)
+        return
+    yield Finding(check="browser", level=Level.OK, seen=f"{found}, with onnxruntime-web from {runtime}")
 
 
 def warehouse(setup: Setup) -> Iterator[Finding]:
@@ -281,6 +305,7 @@ CHECKS: dict[str, Check] = {
     "load": machine_checks.load,
     "threads": machine_checks.threads,
     "locks": machine_checks.temporary,
+    "browser": browser,
     "platforms": platforms,
     "warehouse": warehouse,
     "published": published,

@@ -23,12 +23,22 @@ DRIFT_SECONDS = 0.2
 DRIFT_LIMIT_S = 0.005
 """NTP slews by at most 0.5 ms a second (adjtimex(2)): more in :data:`DRIFT_SECONDS` is a clock that was set."""
 SKEW_LIMIT_S = 120.0
+ZONES_S = 86_400.0
+"""An archive can give files the time of another zone: up to 14 hours."""
 BUSY_LOAD = 0.5
 """Of the logical cores: above it, others compute while we would measure."""
 
 
 def clocks(setup: Setup) -> Iterator[Finding]:
-    """This machine's wall clock against its monotonic one, and against the tracking server's."""
+    """This machine's wall clock against its own files, its monotonic clock, and the tracking server's clock."""
+    behind = Path(__file__).stat().st_mtime - time.time()
+    if behind > ZONES_S:
+        today = time.strftime("%Y-%m-%d", time.gmtime())
+        yield Finding(
+            check="clocks", level=Level.PROBLEM,
+            seen=f"it is {today} by this machine's clock: before hwbench was installed",
+            remedy="Set the clock: runs are ordered, and certificates checked, by it",
+        )  # fmt: skip
     mono, wall = time.monotonic(), time.time()
     time.sleep(DRIFT_SECONDS)
     drift = (time.time() - wall) - (time.monotonic() - mono)
@@ -85,14 +95,24 @@ def disk(setup: Setup) -> Iterator[Finding]:
     """Room where hwbench and a local store write."""
     from hwbench_mlflow.home import default_home
 
-    places = {"working folder": Path.cwd(), "home": default_home(), "warehouse": setup.db.absolute().parent}
+    places = {
+        "working folder": Path.cwd(), "home": default_home(), "warehouse": setup.db.absolute().parent,
+        "temporary files": Path(os.environ.get("TMPDIR") or "/tmp"),  # noqa: S108  # looked at, not written to
+    }  # fmt: skip
+    file_systems: dict[int, tuple[list[str], Path]] = {}
     for name, path in places.items():
         there = next(p for p in (path, *path.parents) if p.exists())
+        file_systems.setdefault(there.stat().st_dev, ([], there))[0].append(name)
+    for names, there in file_systems.values():
         free = shutil.disk_usage(there).free
         level = Level.PROBLEM if free < FULL_DISK_BYTES else Level.WARNING if free < LOW_DISK_BYTES else Level.OK
+        said, remedy = f"{_size(free)} free", "Free some: a result that cannot be written is lost"
+        files = os.statvfs(there) if hasattr(os, "statvfs") else None
+        if files is not None and files.f_files and not files.f_favail:
+            level, said, remedy = Level.PROBLEM, f"{said}, and not one more file", "Remove files: it has no inode left"
         yield Finding(
-            check="disk", level=level, seen=f"{name} ({there}): {_size(free)} free",
-            remedy=None if level is Level.OK else "Free some",
+            check="disk", level=level, seen=f"{', '.join(names)} ({there}): {said}",
+            remedy=None if level is Level.OK else remedy,
         )  # fmt: skip
 
 
