@@ -5,7 +5,8 @@ work: one at a time on a device, again elsewhere when a node is lost, and never 
 runs a function on a node; what the pieces are, and where their results go, is the caller's. Imports no tracking store.
 
 A device is one resource of capacity 1 (``hwbench:cpu``, named by its lock), so that two batches, and two programs of
-anybody's that ask for it, take turns. The runner's own lock on the node stands behind it.
+anybody's that ask for it, take turns. The runner's own lock on the node stands behind it. A piece that waits for a
+device which somebody else holds is taken back, and given to a free one of its kind, if it has not begun.
 
 Ray trusts whoever reaches its ports: a fleet is started with Ray's token authentication, or not at all.
 """
@@ -47,6 +48,11 @@ LOOK_SECONDS = 0.2
 MEET_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 STOP_SECONDS = 30.0
+HELD_SECONDS = 1.0
+"""A piece that was given to a device which somebody held, as far as Ray knew, is taken back after so long if another
+device is free. What Ray knows is a moment old: a device of which this very batch was just done looks held."""
+UNBEGUN_SECONDS = 20.0
+"""The same where the device looked free: a node's process takes seconds to start, and there it is not faster."""
 MOST_LOSSES = 3
 """A piece that was lost with its node so often is not tried again: it may be what ends them."""
 
@@ -209,11 +215,22 @@ class OnNode:
             thread.join(ANSWER_SECONDS)
 
 
+BEGUN = "begun"
+"""The news, for the loop alone, that a node has begun with an attempt."""
+
 Work = Callable[[bytes, OnNode], bytes]
 Greet = Callable[[bytes], bytes]
 
 
 def _do(work: Work, payload: bytes, attempt: str, board: Any) -> bytes:
+    """Nothing, and nobody waits for the answer, if the piece was taken back before it could begin."""
+    import ray
+
+    try:
+        if not ray.get(board.begin.remote(attempt), timeout=ANSWER_SECONDS):
+            return b""
+    except ray.exceptions.RayActorError:  # who gave it away is gone
+        return b""
     return _off_main(lambda: work(payload, OnNode(attempt, board)))
 
 
@@ -246,13 +263,15 @@ def _off_main(what: Callable[[], bytes]) -> bytes:
 class Board:
     """Where nodes say what they do, and ask whether they still may. An actor, beside whoever runs the batch.
 
-    Handing in is granted once for each attempt, and only to one that was not given up: whichever comes first holds.
+    Handing in is granted once for each attempt, and only to one that was not given up: whichever comes first holds. So
+    it is with beginning: an attempt begins or is taken back, never both.
     """
 
     def __init__(self) -> None:
         self._news: list[tuple[str, str, str]] = []
         self._given_up: set[str] = set()
         self._granted: set[str] = set()
+        self._begun: set[str] = set()
         self._ends: dict[str, asyncio.Event] = {}
         self._stopping = asyncio.Event()
 
@@ -264,6 +283,21 @@ class Board:
         """What was said since the last time."""
         taken, self._news = self._news, []
         return taken
+
+    async def begin(self, attempt: str) -> bool:
+        """Whether an attempt may begin; then it cannot be taken back any more."""
+        if attempt in self._given_up:
+            return False
+        self._begun.add(attempt)
+        self._news.append((attempt, BEGUN, ""))
+        return True
+
+    async def take_back(self, attempt: str) -> bool:
+        """Whether an attempt had not begun; then it never will, and is granted nothing."""
+        if attempt in self._begun:
+            return False
+        self._given_up.add(attempt)
+        return True
 
     async def grant(self, attempt: str) -> bool:
         """Whether an attempt may hand in."""
@@ -427,7 +461,7 @@ class Fleet:
 
 @dataclass(slots=True)
 class _Loop:
-    """One run of pieces."""
+    """One run of pieces. ``late_at``: of attempts that have not begun, when to look for another device."""
 
     fleet: Fleet
     work: Work
@@ -439,6 +473,7 @@ class _Loop:
     meeting: dict[Any, Mapping[str, Any]] = field(default_factory=dict)
     met: set[str] = field(default_factory=set)
     losses: dict[int, int] = field(default_factory=dict)
+    late_at: dict[str, float] = field(default_factory=dict)
     withdrawn: set[tuple[str, str, Platform]] = field(default_factory=set)
     look_again: float = 0.0
 
@@ -494,29 +529,70 @@ class _Loop:
 
     def _place(self) -> None:
         busy = {(at.node.node_id, at.device.lock) for at in self.running.values()}
+        idle = self._idle() if self.waiting or self._late() else set[tuple[str, str]]()
         later: deque[Piece] = deque()
         while self.waiting:
             piece = self.waiting.popleft()
-            places = [
-                (node, device)
-                for node in self.nodes.values()
-                for device in node.joined.devices
-                if piece.fits(device) and (node.node_id, device.lock, device.platform) not in self.withdrawn
-            ]
-            free = [(node, device) for node, device in places if (node.node_id, device.lock) not in busy]
+            places = self._places(piece)
+            free = [place for place in places if _key(place) not in busy]
             if free:
-                at = self._start(piece, *free[0])
+                at = self._start(piece, *next((place for place in free if _key(place) in idle), free[0]), idle)
                 busy.add((at.node.node_id, at.device.lock))
             elif places or self.meeting:
                 later.append(piece)
             else:
                 self.handler.nowhere(piece, "no live node that may measure offers it", lost=False)
         self.waiting = later
+        for ref in self._late():
+            self._move(ref, idle, busy)
 
-    def _start(self, piece: Piece, node: Node, device: Offered) -> Placement:
+    def _places(self, piece: Piece) -> list[tuple[Node, Offered]]:
+        return [
+            (node, device)
+            for node in self.nodes.values()
+            for device in node.joined.devices
+            if piece.fits(device) and (node.node_id, device.lock, device.platform) not in self.withdrawn
+        ]
+
+    def _idle(self) -> set[tuple[str, str]]:
+        """The devices that nobody holds, this batch or another, as far as Ray knows."""
+        from ray._private import state
+
+        return {
+            (node_id, name.removeprefix(RESOURCE))
+            for node_id, left in state.available_resources_per_node().items()
+            for name, amount in left.items()
+            if name.startswith(RESOURCE) and amount >= 1
+        }
+
+    def _late(self) -> list[Any]:
+        """What was given away, and should have begun by now."""
+        now = time.monotonic()
+        return [ref for ref, at in self.running.items() if self.late_at.get(at.attempt, now) < now]
+
+    def _move(self, ref: Any, idle: set[tuple[str, str]], busy: set[tuple[str, str]]) -> None:
+        """Give it to a device that is idle, if there is one and it has not begun meanwhile."""
+        import ray
+
+        at = self.running[ref]
+        place = next((place for place in self._places(at.piece) if _key(place) in idle - busy), None)
+        if place is None:
+            return
+        del self.late_at[at.attempt]
+        if not ray.get(self.board.take_back.remote(at.attempt)):
+            return
+        del self.running[ref]
+        ray.cancel(ref)
+        self.handler.said(at, "stage", f"somebody else holds {at.device.device_name}: given to {place[0].joined.name}")
+        self._start(at.piece, *place, idle)
+        busy.add(_key(place))
+
+    def _start(self, piece: Piece, node: Node, device: Offered, idle: set[tuple[str, str]]) -> Placement:
         at = Placement(piece=piece, node=node, device=device, attempt=uuid.uuid4().hex)
         remote = self.fleet._remote(_do, node.node_id, {f"{RESOURCE}{device.lock}": 1})
         self.handler.began(at)
+        patience = UNBEGUN_SECONDS if (node.node_id, device.lock) in idle else HELD_SECONDS
+        self.late_at[at.attempt] = time.monotonic() + patience
         self.running[remote.remote(self.work, piece.payload, at.attempt, self.board)] = at
         return at
 
@@ -567,7 +643,9 @@ class _Loop:
 
         places = {at.attempt: at for at in (*ended, *self.running.values())}
         for attempt, kind, text in ray.get(self.board.news.remote()):
-            if attempt in places:
+            if kind == BEGUN:
+                self.late_at.pop(attempt, None)
+            elif attempt in places:
                 self.handler.said(places[attempt], kind, text)
 
     def stop(self) -> None:
@@ -585,6 +663,11 @@ class _Loop:
             for ref in done:
                 at = self.running.pop(ref)
                 self._handle(at, self._answer(at, ref))
+
+
+def _key(place: tuple[Node, Offered]) -> tuple[str, str]:
+    node, device = place
+    return node.node_id, device.lock
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.util
 import json
@@ -266,6 +267,33 @@ def test_two_batches_at_once_take_turns_on_a_device(clean: TestFleet, store_uri:
     parents = {json.loads(out)["parent_run_id"] for out, _ in ended}
     every = Store(store_uri).client.search_runs(["0"], max_results=100)
     assert (len(parents), statuses(every)) == (2, Counter(FINISHED=10))
+
+
+@pytest.mark.slow
+def test_a_cell_that_waits_for_a_device_which_somebody_else_holds_is_given_to_a_free_one_and_once(
+    clean: TestFleet, store_uri: str, tmp_path: Path
+) -> None:
+    """Two devices and four cells: one cell is given to the held device, and nobody ever lets go of that."""
+    with clean.held("one"):
+        done = batch(clean, tmp_path, *CELLS, "--batch-sizes", "1,2")
+    document = json.loads(done.stdout)
+    assert (done.returncode, Counter(cell["state"] for cell in document["cells"])) == (0, Counter(done=4)), done.stderr
+    assert {cell["node"] for cell in document["cells"]} == {"two"}
+    assert {row["home"] for row in clean.log()} == {str(clean.nodes["two"].home)}
+    assert (len(clean.log()), overlaps(clean.log())) == (4, [])
+    _, children = runs(store_uri)
+    assert (statuses(children), set(by_cell(children).values())) == (Counter(FINISHED=4), {1})
+    assert batch(clean, tmp_path, *CELLS).returncode == 0
+    assert {row["home"] for row in clean.log()[4:]} == {str(clean.nodes[name].home) for name in ("one", "two")}
+
+
+def test_an_attempt_begins_or_is_taken_back_and_never_both() -> None:
+    async def asked() -> list[bool]:
+        board = fleet.Board()
+        first = [await board.begin("a"), await board.take_back("a"), await board.grant("a")]
+        return [*first, await board.take_back("b"), await board.begin("b"), await board.grant("b")]
+
+    assert asyncio.run(asked()) == [True, False, True, True, False, False]
 
 
 @pytest.mark.slow
