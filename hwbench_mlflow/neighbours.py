@@ -85,9 +85,8 @@ class Look:
     def __init__(self, cores: Sequence[int] | None = None, worker: int | None = None) -> None:
         """``cores``: those that are measured on; all that may be used if not given. Where they are given, ours is only
         what this process and ``worker``'s tree take: what else we started has other cores."""
-        usable = cores if cores is not None else usable_cores()
-        self._cores = tuple(usable) if usable is not None else None
-        self._count = len(self._cores) if self._cores is not None else os.cpu_count() or 1
+        self._cores = _counted(cores if cores is not None else usable_cores())
+        self._count = len(self._cores) if self._cores is not None else psutil.cpu_count() or 1
         self._worker = worker if cores is not None else None
         self._before = _walk()
         self._machine = machine_cpu_seconds(self._cores)
@@ -132,6 +131,14 @@ class Look:
         """What a process took since the look began; all of it, if it has begun since."""
         before = self._before.get(key)
         return now.own_s - (before.own_s if before is not None else 0.0)
+
+
+def _counted(cores: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Those cores, if the system's counters can be told apart by their numbers; else None, for the whole machine. An
+    offline core has no counter, and a container may be shown its own cores under other numbers."""
+    if cores is None or max(cores) >= len(psutil.cpu_times(percpu=True)):
+        return None
+    return tuple(cores)
 
 
 def _walk() -> _Walk:

@@ -84,6 +84,15 @@ def test_what_no_process_took_is_named_after_none(machine: Machine, stolen: floa
     assert ("no process that lives for long" in str(found)) is (most is None)
 
 
+def test_cores_without_counters_of_their_own_are_looked_at_with_the_whole_machine(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours.psutil, "cpu_times", lambda percpu: [None] * 4)
+    monkeypatch.setattr(neighbours.psutil, "cpu_count", lambda: 4)
+    assert (neighbours._counted((2, 3)), neighbours._counted((3, 4)), neighbours._counted(None)) == ((2, 3), None, None)
+    assert [Look(cores).others().of for cores in ((2, 3), (16, 17))] == [2, 4]
+
+
 def test_a_look_that_is_too_short_is_waited_out(machine: Machine) -> None:
     look = Look((0, 1))
     machine.busy = 0.15
