@@ -51,6 +51,7 @@ from hwbench_mlflow.model import (
     WorkerSamples,
     Workload,
 )
+from hwbench_mlflow.neighbours import Look, busy_warning
 from hwbench_mlflow.sampling import GpuWatch, Sampler, WindowConditions
 from hwbench_mlflow.scenarios import busy_ns, derive
 from hwbench_mlflow.supervise import WorkerProcess, device_lock, pinned
@@ -103,6 +104,7 @@ class _WorkerOutcome:
     parent: ParentClock
     conditions: WindowConditions
     system: tuple[SystemSample, ...]
+    warnings: tuple[str, ...]
 
 
 def run(
@@ -153,7 +155,7 @@ def run(
     )
     conditions = _conditions([o.conditions for o in outcomes], load_before)
     workload = outcomes[0].loaded.workload
-    warnings += tuple(warning for outcome in outcomes for warning in outcome.loaded.warnings)
+    warnings += tuple(warning for outcome in outcomes for warning in outcome.warnings)
     result = BenchmarkResult(
         schema_version=SCHEMA_VERSION,
         result_id=samples.result_id,
@@ -288,6 +290,7 @@ def _measure(
     nonce = secrets.token_hex(16)
     seconds = profile.seconds / profile.workers
     say.stage(f"{name}: loading {work.model} on {device.id}")
+    look = Look(request.cores, worker.pid) if index == 0 else None
     worker.say(
         protocol.Open(
             device_id=device.id,
@@ -305,6 +308,9 @@ def _measure(
         for warning in loaded.warnings:
             say.warn(warning)
     first, _ = worker.expect(protocol.FirstInference, STEP_TIMEOUT_S, "running the first inference")
+    busy = busy_warning(look.others()) if look is not None else None
+    if busy is not None:  # it warms up meanwhile: what is said in time can be acted on
+        say.warn(busy)
     searching = work.scenario is Scenario.SERVER and rate is None
     say.stage(f"{name}: warming up" + (", then finding the rate that holds the bound" if searching else ""))
     ready, _ = worker.expect(protocol.Ready, STEP_TIMEOUT_S + profile.max_warmup_seconds, "warming up")
@@ -344,6 +350,7 @@ def _measure(
         ),
         conditions=conditions,
         system=tuple(sampler.samples),
+        warnings=(*loaded.warnings, *(() if busy is None else (busy,))),
     )
 
 

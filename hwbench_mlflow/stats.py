@@ -85,6 +85,19 @@ def median_interval(ordered: Sequence[float]) -> tuple[float, float] | None:
     return float(ordered[rank - 1]), float(ordered[n - rank])
 
 
+def block_throughput_interval(stats: Aggregates, batch_size: int) -> tuple[float, float] | None:
+    """95% confidence interval of the throughput of the median block of an offline window, items/s; None below 6 blocks.
+
+    A block is several overlapping inferences, timed as one sample. Throughput falls as its time an inference grows, and
+    order statistics keep their order under that, so :func:`median_interval` of the one, turned around, is the interval
+    of the other, with the same coverage. It is of the median block, which the mean rate that is logged need not be, and
+    says how steady one window was, not what another run or machine would give: MLPerf's offline, one number a run, has
+    no interval.
+    """
+    low, high = stats.median_ci95_low_ms, stats.median_ci95_high_ms
+    return None if low is None or high is None else (batch_size * 1e3 / high, batch_size * 1e3 / low)
+
+
 def median(values: Sequence[float]) -> float:
     """The median of at least one value."""
     return quantile(sorted(values), 0.5)

@@ -44,7 +44,7 @@ from hwbench_mlflow.probing import probe_here
 from hwbench_mlflow.scenarios import DEFAULT_PERCENTILE, MAX_STRETCH
 from hwbench_mlflow.stats import PERCENTILE_MIN_SAMPLES, is_flat, median
 from hwbench_mlflow.workloads.generation import teacher_forced
-from hwbench_mlflow.workloads.memory import Admit, Room, require_room
+from hwbench_mlflow.workloads.memory import Admit, Room, kept_caches, require_room
 from hwbench_mlflow.writing import require_writer, timed_generations
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _measure(order: protocol.Measure, channel: Channel) -> None:
     device = _device(found, opening.device_id)
     require_writer(backend, opening.workload)
     room = _room(backend, device)
-    model = _load(opening.workload, _admitted(backend, opening.workload.precision, room))
+    model = _load(opening.workload, _admitted(backend, opening.workload, room, slots=opening.slots))
     with backend.open(device, model.workload, model, order.request.threads) as session:
         if isinstance(session, SelfTimed) and order.request.workload.scenario in QUERIES:
             raise UsageError(f"scenario {order.request.workload.scenario} is not measured in a browser")
@@ -485,7 +485,7 @@ def _refer(order: protocol.Reference, channel: Channel) -> None:
     from hwbench_mlflow.workloads.challenge import inputs_digest, make_inputs
 
     # The reference is torch's, on the host, whatever measured.
-    referee = _admitted(CpuBackend(), order.workload.precision, Room(available_memory_bytes()), referee=True)
+    referee = _admitted(CpuBackend(), order.workload, Room(available_memory_bytes()), referee=True)
     model = _load(order.workload, referee)
     eager = replace(model.workload, precision=Precision.FP32, compile_mode=CompileMode.EAGER)
     plain = replace(model, workload=eager, module=teacher_forced(model.module, eager))
@@ -565,10 +565,13 @@ def _room(backend: Backend, device: Device) -> Room:
     return Room(host, device.memory_bytes if free is None else free, own_memory=True)
 
 
-def _admitted(backend: Backend, precision: Precision, room: Room, *, referee: bool = False) -> Admit:
+def _admitted(backend: Backend, workload: Workload, room: Room, *, slots: int = 1, referee: bool = False) -> Admit:
     """What refuses a model that does not fit there, with both numbers, before it is in memory."""
     converted = isinstance(backend, Converts) and backend.converts
-    return partial(require_room, precision=precision, room=room, converted=converted, referee=referee)
+    return partial(
+        require_room, precision=workload.precision, room=room, converted=converted, referee=referee,
+        caches=kept_caches(workload.phase, slots=slots, converted=converted),
+    )  # fmt: skip
 
 
 def _weights_digest(model: LoadedModel) -> str:

@@ -149,6 +149,37 @@ class TestFleet:
         path = self.folder / "log"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    @contextmanager
+    def held(self, name: str, resource: str = "hwbench:cpu") -> Iterator[None]:
+        """A node's device in the hands of another program of the cluster, while the block runs."""
+        code = (
+            "import ray, sys\n"
+            "from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as There\n"
+            "class Holder:\n"
+            "    def holds(self): return True\n"
+            "address, ip, resource = sys.argv[1:]\n"
+            "ray.init(address=address, log_to_driver=False, logging_level='CRITICAL')\n"
+            "node = next(n['NodeID'] for n in ray.nodes() if n['NodeManagerAddress'] == ip and n['Alive'])\n"
+            "held = ray.remote(Holder).options(num_cpus=0, resources={resource: 1},\n"
+            "    scheduling_strategy=There(node, soft=False)).remote()\n"
+            "assert ray.get(held.holds.remote(), timeout=60)\n"
+            "print('held', flush=True)\n"
+            "sys.stdin.read()\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, self.address, self.nodes[name].ip, resource], env=self.environ,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(30)
+            process.stdout.close()
+
     def close(self) -> None:
         for node in reversed(self.nodes.values()):
             if node.process.poll() is None:

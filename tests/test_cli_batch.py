@@ -32,6 +32,7 @@ from hwbench_mlflow.model import (
     DeviceCheck,
     FailureCategory,
     Platform,
+    Precision,
     RunRequest,
 )
 from hwbench_mlflow.runner import Measured
@@ -237,6 +238,26 @@ def test_an_unavailable_platform_is_probed_once_and_each_of_its_cells_says_why(
     assert (len(probed), reasons) == (1, ["cuda is unavailable: no such luck"] * 3)
     assert all(run.data.metrics == {} for run in children if run.info.status == "FAILED")
     assert call("batch", "--models", "bert-tiny", "--hardware", "cuda")[0] == 4, "nothing could run"
+
+
+def test_a_cell_that_fails_says_its_precision_and_one_that_ends_well_the_effective_one(
+    call: Call, store_uri: str, quick: list[RunRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = runner.run
+
+    def run(request: RunRequest, progress: Any, prepare: Callable[[], None]) -> Measured:
+        if request.workload.precision is Precision.INT8:
+            prepare()  # a run is there when a worker dies under it
+            raise BenchmarkFailed("no int8 here", FailureCategory.CRASH)
+        found = good(request, progress, prepare)
+        assert found.result.effective_precision is Precision.FP32, "bf16 was asked for, and silently not had"
+        return found
+
+    monkeypatch.setattr(runner, "run", run)
+    call("batch", "--models", "bert-tiny", "--hardware", "cpu", "--precisions", "int8,bf16")
+    _, children = runs(store_uri)
+    said = {run.data.tags["hwbench.role"]: run.data.tags["hwbench.precision"] for run in children}
+    assert said == {"failure": "int8", "result": "fp32"}
 
 
 def test_a_resumed_batch_measures_only_what_no_evidence_proves(

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import requests
 
-from hwbench_mlflow import host, probing
-from hwbench_mlflow.cli import checks
+from hwbench_mlflow import host, neighbours, probing
+from hwbench_mlflow.cli import checks, machine_checks
 from hwbench_mlflow.cli import main as cli
-from hwbench_mlflow.cli.checks import Finding, Level, Setup, run_checks
+from hwbench_mlflow.cli.findings import Finding, Level, Setup, run_checks
 from hwbench_mlflow.host import process_alive, process_name
 from hwbench_mlflow.keystore import signing_key
 from hwbench_mlflow.model import Availability, AvailabilityStatus, Platform
+from hwbench_mlflow.neighbours import Others
 from hwbench_mlflow.spool import SPOOL_VERSION, ParentEnd, ParentPlace, Place, Spool
 from hwbench_mlflow.tracking import PROCESS_TAG, Store
 
@@ -190,6 +194,32 @@ def test_a_process_is_known_by_more_than_its_pid() -> None:
     assert process_alive("") is None
 
 
+def lines_of(out: str, check: str) -> list[str]:
+    """What the table says of one check, with its advice, by single spaces."""
+    found: list[str] = []
+    mine = False
+    for line in out.splitlines():
+        words = line.split()
+        if words[0] != "->":
+            mine = words[1] == check
+        if mine:
+            found.append(" ".join(words))
+    return found
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HWBENCH_HOME", str(home))
+    signing_key()
+    return home
+
+
+def few(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Only these checks."""
+    monkeypatch.setattr(checks, "CHECKS", {name: checks.CHECKS[name] for name in names})
+
+
 def test_a_key_that_others_can_read_is_a_problem(setup: Setup, isolated: Path) -> None:
     signing_key()
     assert levels("keys", setup) == [Level.OK]
@@ -199,6 +229,79 @@ def test_a_key_that_others_can_read_is_a_problem(setup: Setup, isolated: Path) -
         assert levels("keys", setup) == [Level.PROBLEM]
     finally:
         path.chmod(0o600)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff\x00" * 40], ids=["empty", "text", "bytes"])
+def test_a_damaged_key_file_is_one_line_that_says_what_to_do_whatever_else_is_asked(
+    content: bytes, own_home: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few(monkeypatch, "keys", "tags", "spool")
+    monkeypatch.setenv("HWBENCH_TAG_RUNS", "1")
+    path = own_home / "signing_key.pem"
+    path.write_bytes(content)
+    said = [
+        f"problem keys The signing key {path} is not an Ed25519 private key in PEM without a password",
+        f"-> Move it away: mv {path} {path}.bad",
+    ]
+    code, out, err = call()
+    assert (code, lines_of(out, "keys"), err) == (1, said, "")
+    code, out, err = call("--fix")
+    assert (code, lines_of(out, "keys")) == (1, said), "and what --fix cannot do hides nothing"
+    assert err.startswith("hwbench: warning: no run was ended: The signing key ")
+    assert len(err.splitlines()) == 1
+    path.rename(f"{path}.bad")
+    assert call()[0] == 0, "the advice helps"
+    (own_home / "trusted" / "other.json").write_bytes(content)
+    code, out, _ = call()
+    (line, advice) = lines_of(out, "keys")
+    assert (code, advice) == (1, "-> Remove or restore it")
+    assert line.startswith(f"problem keys {own_home / 'trusted' / 'other.json'} is not a trusted key: ")
+    assert lines_of(out, "tags") == ["unknown tags the keys do not say: see above"]
+
+
+def test_a_browser_that_is_not_here_is_absent_and_one_that_was_named_is_a_problem(
+    own_home: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few(monkeypatch, "browser")
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setattr("hwbench_mlflow.backends._browser.PLACES", ())
+    monkeypatch.setenv("PATH", str(nowhere))
+    code, out, _ = call()
+    assert (code, lines_of(out, "browser")) == (0, [
+        "absent browser no Chromium, Chrome or Edge was found",
+        "-> Install one (Debian: apt install chromium), or name its executable with --browser",
+    ])  # fmt: skip
+    named = tmp_path / "chromium"
+    monkeypatch.setenv("HWBENCH_BROWSER", str(named))
+    code, out, _ = call()
+    assert (code, lines_of(out, "browser")) == (1, [
+        f"problem browser {named} is not an executable file", "-> Check --browser or HWBENCH_BROWSER",
+    ])  # fmt: skip
+    named.write_text("#!/bin/sh\n")
+    named.chmod(0o755)
+    monkeypatch.setenv("HWBENCH_ONNXRUNTIME_WEB", str(nowhere))
+    code, out, _ = call()
+    (line, advice) = lines_of(out, "browser")
+    assert (code, line) == (0, f"absent browser {named}; onnxruntime-web is not installed (looked in {nowhere})")
+    assert advice.startswith("-> npm install --prefix ")
+    nowhere.mkdir()
+    (nowhere / "ort.webgpu.min.mjs").write_text("")
+    assert lines_of(call()[1], "browser") == [f"ok browser {named}, with onnxruntime-web from {nowhere}"]
+
+
+@pytest.mark.slow
+def test_the_probe_of_a_platform_without_its_browser_says_the_same(
+    own_home: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few(monkeypatch, "platforms")
+    real = probing.probe_isolated
+    monkeypatch.setattr(probing, "probe_isolated", lambda _: real([Platform.WEBGPU]))
+    monkeypatch.setenv("HWBENCH_BROWSER", str(tmp_path / "chromium"))
+    code, out, _ = call("--probe")
+    assert (code, lines_of(out, "platform")) == (0, [
+        f"absent platform webgpu NOT_INSTALLED: {tmp_path / 'chromium'} is not an executable file",
+        "-> Check --browser or HWBENCH_BROWSER",
+    ])  # fmt: skip
 
 
 def test_a_clock_that_is_set_and_a_server_s_that_is_wrong_are_told(
@@ -214,21 +317,92 @@ def test_a_clock_that_is_set_and_a_server_s_that_is_wrong_are_told(
     assert levels("clocks", server) == [Level.OK, Level.PROBLEM]
     Answer.headers = {}
     assert levels("clocks", server) == [Level.OK, Level.UNKNOWN]
-    times = iter([100.0, 103.0])
-    monkeypatch.setattr(checks.time, "time", lambda: next(times))
-    assert levels("clocks", setup) == [Level.WARNING]
 
 
-def test_a_full_disk_and_a_busy_machine_are_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def room(free: int) -> Callable[[Any], Any]:
-        return lambda path: type("Usage", (), {"free": free})()
+CLOCKS = {
+    "before": ("problem", "it is 1970-01-02 by this machine's clock: before hwbench was installed",
+               "-> Set the clock: runs are ordered, and certificates checked, by it"),
+    "set": ("warning", "the wall clock moved +3000.0 ms beside the monotonic one",
+            "-> Wait until time synchronisation has settled"),
+    "server": ("problem", "the server's clock is -3600 s from ours",
+               "-> Synchronise both: runs from two machines are ordered by their times"),
+}  # fmt: skip
 
-    for free, level in ((10**12, Level.OK), (10**9, Level.WARNING), (10**6, Level.PROBLEM)):
-        monkeypatch.setattr(checks.shutil, "disk_usage", room(free))
-        assert set(levels("disk", setup)) == {level}
-    for load, level in ((0.0, Level.OK), (1000.0, Level.WARNING), (None, Level.UNKNOWN)):
-        monkeypatch.setattr(host, "load_average", lambda load=load: load)
-        assert levels("processor", setup)[-1] is level
+
+@pytest.mark.parametrize("wrong", CLOCKS)
+def test_a_clock_that_is_off_is_one_line_that_says_what_to_do(
+    wrong: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few(monkeypatch, "clocks")
+    offset = {"before": 100_000.0 - time.time(), "set": 0.0, "server": 0.0}[wrong]
+    real, steps = time.time, [0.0, 0.0, 3.0 if wrong == "set" else 0.0]
+
+    def now() -> float:
+        step = steps.pop(0) if steps else 0.0
+        return fixed + offset + step
+
+    fixed, mono = real(), time.monotonic()
+    clock = SimpleNamespace(
+        time=now, monotonic=lambda: mono, sleep=lambda _: None, strftime=time.strftime,
+        gmtime=lambda: time.gmtime(fixed + offset),
+    )  # fmt: skip
+    monkeypatch.setattr(machine_checks, "time", clock)
+    arguments: tuple[str, ...] = ()
+    if wrong == "server":
+        stated = email.utils.formatdate(fixed - 3600, usegmt=True)
+        monkeypatch.setattr(requests, "get", lambda *_, **__: SimpleNamespace(headers={"Date": stated}))
+        arguments = ("--tracking-uri", "http://lab:5000")
+    level, seen, advice = CLOCKS[wrong]
+    code, out, _ = call(*arguments)
+    assert code == (1 if level == "problem" else 0)
+    found = [line for line in lines_of(out, "clocks") if not line.startswith("ok ")]
+    assert found == [f"{level} clocks {seen}", advice]
+
+
+@pytest.mark.parametrize(
+    ("free", "files", "expected"),
+    [
+        (10**12, 9, (0, "ok", "931.3 GiB free", [])),
+        (10**9, 9, (0, "warning", "954 MiB free", ["-> Free some: a result that cannot be written is lost"])),
+        (10**6, 9, (1, "problem", "1 MiB free", ["-> Free some: a result that cannot be written is lost"])),
+        (0, 9, (1, "problem", "0 MiB free", ["-> Free some: a result that cannot be written is lost"])),
+        (10**12, 0, (1, "problem", "931.3 GiB free, and not one more file", ["-> Remove files: it has no inode left"])),
+    ],
+    ids=["room", "little", "almost none", "none", "no inode"],
+)
+def test_a_full_disk_is_one_line_a_file_system_that_says_what_to_do(
+    free: int, files: int, expected: tuple[int, str, str, list[str]], call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, level, seen, advice = expected
+    tmp_path = Path.cwd()
+    few(monkeypatch, "disk")
+    monkeypatch.setenv("HWBENCH_HOME", str(tmp_path / "not yet" / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=10, f_favail=files))
+    found, out, _ = call()
+    line = f"{level} disk working folder, home, warehouse, temporary files ({tmp_path}): {seen}"
+    assert (found, lines_of(out, "disk")) == (code, [line, *advice])
+
+
+def test_a_busy_machine_is_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for average, taken in ((0.0, 0.4), (1000.0, 0.4), (None, 0.4), (0.0, 0.6), (None, 0.6)):
+        others = Others(cores=taken, of=2, most="'stress'", most_cores=taken, pid=4711)
+        monkeypatch.setattr(neighbours, "Look", lambda others=others: SimpleNamespace(others=lambda: others))
+        monkeypatch.setattr(host, "load_average", lambda average=average: average)
+        (found,) = run_checks(setup, {"load": machine_checks.load})
+        told.append((found.level, found.seen))
+        assert bool(found.remedy) is (found.level is Level.WARNING)
+    untold, calm = "this system does not tell its load", "other processes take 0.4 of 2 cores"
+    noisy = "other processes take 0.6 of 2 cores, most of it 'stress' (process 4711, 0.6)"
+    assert told == [
+        (Level.OK, f"{calm}; load 0.00 over the last minute"),
+        (Level.WARNING, f"{calm}; load 1000.00 over the last minute"),
+        (Level.UNKNOWN, f"{calm}; {untold}"),
+        (Level.WARNING, f"{noisy}; load 0.00 over the last minute"),
+        (Level.WARNING, f"{noisy}; {untold}"),
+    ]
 
 
 def test_a_governor_turbo_and_smt_that_are_not_told_are_unknown(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

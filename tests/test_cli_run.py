@@ -176,7 +176,8 @@ def test_hardware_that_is_not_there_is_exit_4_and_a_failed_run_with_the_reason_a
     expected = {
         "hardware": platform.value, "hardware_available": "false", "availability_verified": "false",
         "hwbench.availability_status": str(found.status), "hwbench.failure_category": str(found.status).lower(),
-        "hwbench.role": "failure",
+        "hwbench.role": "failure", "model": "bert-tiny",
+        "hwbench.precision": "fp16" if platform is Platform.QNN else "fp32",
     }  # fmt: skip
     assert {name: run.data.tags.get(name) for name in expected} == expected
     assert found.reason in run.data.tags["hwbench.failure_reason"]

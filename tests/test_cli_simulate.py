@@ -131,6 +131,7 @@ def test_a_model_that_does_not_fit_is_refused(call: Call, store_uri: str, tmp_pa
     assert run.info.status == "FAILED"
     assert run.data.metrics == {}
     assert run.data.tags["hwbench.failure_category"] == FailureCategory.MODEL_TOO_LARGE
+    assert run.data.tags["hwbench.precision"] == "fp32"
     assert call(*asked, "bf16")[0] == 0  # 13.5 GB, of 24
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.util
 import json
@@ -19,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hwbench_mlflow import fleet, offers
+from hwbench_mlflow import offers
 from hwbench_mlflow.attest import parse_public_key
 from hwbench_mlflow.backends.lookup import targets
 from hwbench_mlflow.codec import encode
 from hwbench_mlflow.evidence import judge, seal
+from hwbench_mlflow.fleet.on_node import Board
+from hwbench_mlflow.fleet.placing import MOST_LOSSES, Loop, Piece, Placement
 from hwbench_mlflow.host import process_name
 from hwbench_mlflow.keystore import load_keyring, signing_key
 from hwbench_mlflow.model import Availability, AvailabilityStatus, Device, DeviceCheck, Platform
@@ -269,6 +272,31 @@ def test_two_batches_at_once_take_turns_on_a_device(clean: TestFleet, store_uri:
 
 
 @pytest.mark.slow
+def test_a_cell_that_waits_for_a_device_which_somebody_else_holds_is_given_to_a_free_one_and_once(
+    clean: TestFleet, store_uri: str, tmp_path: Path
+) -> None:
+    """Two devices and four cells: one cell is given to the held device, and nobody ever lets go of that."""
+    with clean.held("one"):
+        done = batch(clean, tmp_path, *CELLS, "--batch-sizes", "1,2")
+    document = json.loads(done.stdout)
+    assert (done.returncode, Counter(cell["state"] for cell in document["cells"])) == (0, Counter(done=4)), done.stderr
+    assert {cell["node"] for cell in document["cells"]} == {"two"}
+    assert {row["home"] for row in clean.log()} == {str(clean.nodes["two"].home)}
+    assert (len(clean.log()), overlaps(clean.log())) == (4, [])
+    _, children = runs(store_uri)
+    assert (statuses(children), set(by_cell(children).values())) == (Counter(FINISHED=4), {1})
+
+
+def test_an_attempt_begins_or_is_taken_back_and_never_both() -> None:
+    async def asked() -> list[bool]:
+        board = Board()
+        first = [await board.begin("a"), await board.take_back("a"), await board.grant("a")]
+        return [*first, await board.take_back("b"), await board.begin("b"), await board.grant("b")]
+
+    assert asyncio.run(asked()) == [True, False, True, True, False, False]
+
+
+@pytest.mark.slow
 def test_a_run_is_replicated_on_the_node_that_is_named_if_its_device_is_the_same_product(
     clean: TestFleet, store_uri: str, tmp_path: Path
 ) -> None:
@@ -398,12 +426,12 @@ def test_a_piece_under_which_three_nodes_ended_is_given_to_no_fourth(monkeypatch
         lost=lambda at, granted, why: False, nowhere=lambda piece, why, *, lost: over.append((why, lost))
     )
     board = SimpleNamespace(give_up=SimpleNamespace(remote=lambda attempt: False))
-    piece = fleet.Piece(payload=b"", fits=lambda device: True, label="bert")
+    piece = Piece(payload=b"", fits=lambda device: True, label="bert")
     node = SimpleNamespace(node_id="1", joined=SimpleNamespace(name="doomed"))
-    at = fleet.Placement(piece=piece, node=node, device=SimpleNamespace(), attempt="a")  # type: ignore[arg-type]
-    loop = fleet._Loop(None, lambda *_: b"", handler, deque(), board)  # type: ignore[arg-type]
-    for count in range(1, fleet.MOST_LOSSES + 1):
+    at = Placement(piece=piece, node=node, device=SimpleNamespace(), attempt="a")  # type: ignore[arg-type]
+    loop = Loop(None, lambda *_: b"", handler, deque(), board)  # type: ignore[arg-type]
+    for count in range(1, MOST_LOSSES + 1):
         assert not over
         loop._handle(at, ray.exceptions.WorkerCrashedError())
-        assert len(loop.waiting) == min(count, fleet.MOST_LOSSES - 1)
+        assert len(loop.waiting) == min(count, MOST_LOSSES - 1)
     assert over == [("its node was lost 3 times; the last was doomed", True)]

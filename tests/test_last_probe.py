@@ -16,7 +16,7 @@ from hwbench_mlflow import host
 from hwbench_mlflow.attest import make_statement, sign
 from hwbench_mlflow.backends.fake import FakeBackend
 from hwbench_mlflow.cli import checks
-from hwbench_mlflow.cli.checks import Level, Setup
+from hwbench_mlflow.cli.findings import Level, Setup
 from hwbench_mlflow.codec import encode, sha256
 from hwbench_mlflow.errors import CorruptEvidence, KeyTrouble, StoreError
 from hwbench_mlflow.keystore import load_keyring, revoke, signing_key

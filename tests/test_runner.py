@@ -28,6 +28,7 @@ from hwbench_mlflow.model import (
     VerdictState,
     Workload,
 )
+from hwbench_mlflow.neighbours import Others
 from hwbench_mlflow.runner import choose_device, lock_name
 from hwbench_mlflow.sampling import WindowConditions
 from hwbench_mlflow.verdict import judge_result
@@ -180,11 +181,42 @@ def test_an_interruption_from_outside_leaves_no_worker(tiny_folder: Path, monkey
     assert worker._process.poll() is not None
 
 
+class Heard(runner.Progress):
+    """Everything that a run tells, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def stage(self, text: str, seconds: float | None = None) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def neighbours(monkeypatch: pytest.MonkeyPatch, cores: float) -> None:
+    others = Others(cores=cores, of=2, most="'stress'", most_cores=cores, pid=4711)
+    monkeypatch.setattr(runner, "Look", lambda *_: SimpleNamespace(others=lambda: others))
+
+
 @pytest.mark.slow
-def test_the_fake_backend_gives_a_whole_result_that_is_never_verified(tiny_folder: Path) -> None:
+def test_the_fake_backend_gives_a_whole_result_that_is_never_verified(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a busy machine is told before anything is timed, and kept in the result."""
+    neighbours(monkeypatch, 1.0)
     target = f"{FakeBackend.__module__}:{FakeBackend.__name__}"
-    measured = runner.run(request(tiny_folder, target))
+    heard = Heard()
+    measured = runner.run(request(tiny_folder, target), heard)
     result = measured.result
+    busy = (
+        "this machine is busy: other processes take 1.0 of 2 cores, most of it 'stress' (process 4711, 1.0); "
+        "times may be far longer than on a calm one"
+    )
+    assert result.warnings[-1] == busy
+    measuring = next(number for number, line in enumerate(heard.lines) if line.endswith(": measuring"))
+    assert [number for number, line in enumerate(heard.lines) if line == busy] == [heard.lines.index(busy)]
+    assert heard.lines.index(busy) < measuring
     assert (result.is_simulated, result.simulation_reason) == (True, FakeBackend().probe().reason)
     assert measured.samples.workers[0].samples_ns
     assert judge_result(result, measured.samples).state in {VerdictState.SIMULATED, VerdictState.CONTRADICTED}
@@ -192,14 +224,16 @@ def test_the_fake_backend_gives_a_whole_result_that_is_never_verified(tiny_folde
 
 @pytest.mark.slow
 def test_two_workers_and_overlapping_inferences_agree_on_the_model_and_are_each_challenged(
-    tiny_folder: Path,
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    neighbours(monkeypatch, 0.4)
     profile = Profile(name="smoke", workers=2, min_samples=12, seconds=0.3, max_warmup_seconds=0.5, ranked=False)
     asked = request(tiny_folder, "hwbench_mlflow.backends.cpu:CpuBackend")
     asked = replace(asked, profile=profile, workload=replace(asked.workload, scenario=Scenario.OFFLINE))
     measured = runner.run(asked)
     result = measured.result
     assert [w.index for w in result.workers] == [w.index for w in measured.samples.workers] == [0, 1]
+    assert not [line for line in result.warnings if "busy" in line]
     assert len({w.pid for w in result.workers}) == len({w.nonce for w in result.workers}) == 2
     # Any, for where much else runs, one inference can take as long as a whole sample should.
     assert any(w.runs_per_sample > 1 for w in result.workers)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwbench_mlflow.model import Conditions
-from hwbench_mlflow.stats import aggregate, is_flat, median_interval, percentile, quantile
+from hwbench_mlflow.model import Conditions, Scenario
+from hwbench_mlflow.stats import (
+    aggregate,
+    block_throughput_interval,
+    is_flat,
+    median_interval,
+    percentile,
+    quantile,
+)
 
 times = st.lists(st.integers(1, 10**12), min_size=1, max_size=300)
 
@@ -83,3 +93,30 @@ def test_a_warm_up_is_over_when_its_blocks_are_flat() -> None:
     assert not is_flat([10.0, 10.0])
     assert not is_flat([20.0, 12.0, 10.0])
     assert is_flat([20.0, 10.1, 10.0, 10.0])
+
+
+def test_the_interval_of_a_block_s_throughput_is_the_one_of_its_times_turned_around() -> None:
+    """Against the definition: the order statistics of the blocks' own throughputs."""
+    drawn = np.random.default_rng(6).lognormal(16, 0.05, 60)
+    blocks, runs, batch = [int(ns) * 4 for ns in drawn], 4, 8
+    stats = aggregate([blocks], [runs], batch, Conditions())
+    interval = median_interval(sorted(batch * 1e9 * runs / ns for ns in blocks))
+    assert block_throughput_interval(stats, batch) == pytest.approx(interval, rel=1e-12)
+    assert interval is not None
+    assert interval[0] < stats.throughput_items_per_s < interval[1]
+    assert block_throughput_interval(aggregate([blocks[:5]], [runs], batch, Conditions()), batch) is None
+
+
+@pytest.mark.parametrize("scenario", [Scenario.LATENCY, Scenario.OFFLINE])
+def test_only_an_offline_result_shows_an_interval_of_its_blocks(scenario: Scenario) -> None:
+    from hwbench_mlflow.cli.summary import summary_document, summary_text
+    from hwbench_mlflow.model import Verdict, VerdictState
+    from tests.honest import honest
+
+    result, _ = honest()
+    result = replace(result, workload=replace(result.workload, scenario=scenario))
+    judged: Any = SimpleNamespace(result=result, verdict=Verdict(state=VerdictState.VERIFIED, findings=()))
+    listed: Any = summary_document([(None, None, judged)])["results"]
+    (entry,) = listed
+    shown = "(median block: 95% interval " in summary_text(None, None, judged)
+    assert shown is (entry["block_throughput_items_per_s_ci95"] is not None) is (scenario is Scenario.OFFLINE)

@@ -40,7 +40,7 @@ from hwbench_mlflow.supervise import lock_folder
 
 if TYPE_CHECKING:
     from hwbench_mlflow.attest import Keyring, SigningKey
-    from hwbench_mlflow.fleet import Fleet
+    from hwbench_mlflow.fleet.connection import Fleet
     from hwbench_mlflow.model import Availability
 
 CELL_TAG = "hwbench.cell"

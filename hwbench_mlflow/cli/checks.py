@@ -1,25 +1,21 @@
 """What ``hwbench doctor`` looks at. Each check is a function that says what it saw, and what to do about it.
 
-Owns the checks, and nothing that they look at. A check that crashes is ``unknown``, with its error: never ok. Nothing
-here changes anything.
+Owns their table, and the checks of the set-up: packages, store, runs, keys, platforms, files. Those of the machine are
+in :mod:`.machine_checks`. Nothing here changes anything.
 """
 
 from __future__ import annotations
 
-import email.utils
 import importlib.metadata
 import os
-import shutil
-import stat
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwbench_mlflow import host
+from hwbench_mlflow.cli import machine_checks
+from hwbench_mlflow.cli.findings import Check, Finding, Level, Setup
 from hwbench_mlflow.errors import HwbenchError, StoreError
 from hwbench_mlflow.evidence import PROCESS_TAG
 
@@ -28,63 +24,6 @@ if TYPE_CHECKING:
     from hwbench_mlflow.tracking import Store
 
 DISTRIBUTION = "hwbench-mlflow"
-LOW_DISK_BYTES = 2 * 1024**3
-FULL_DISK_BYTES = 200 * 1024**2
-DRIFT_SECONDS = 0.2
-DRIFT_LIMIT_S = 0.005
-"""NTP slews by at most 0.5 ms a second (adjtimex(2)): more in :data:`DRIFT_SECONDS` is a clock that was set."""
-SKEW_LIMIT_S = 120.0
-STUCK_HOURS = 6.0
-BUSY_LOAD = 0.5
-"""Of the logical cores: above it, others compute while we would measure."""
-
-
-class Level(StrEnum):
-    """How a check ended."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-    UNKNOWN = "unknown"
-    ABSENT = "absent"
-    """Not here, or not yet, and nothing is wrong with that."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at: what was seen, and what to do where something is to be done."""
-
-    check: str
-    level: Level
-    seen: str
-    remedy: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What is to be looked at."""
-
-    tracking_uri: str | None
-    db: Path
-    published: Path
-    stuck_hours: float
-    probe: bool
-
-
-Check = Callable[[Setup], Iterator[Finding]]
-
-
-def run_checks(setup: Setup, checks: dict[str, Check]) -> list[Finding]:
-    """Every check's findings, in order. One that raises, or that says nothing, is unknown."""
-    found: list[Finding] = []
-    for name, check in checks.items():
-        try:
-            said = list(check(setup))
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is shown, and it is not ok
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            said = [Finding(check=name, level=Level.UNKNOWN, seen=f"the check failed: {type(error).__name__}: {text}")]
-        found += said or [Finding(check=name, level=Level.UNKNOWN, seen="the check saw nothing")]
-    return found
 
 
 def versions(setup: Setup) -> Iterator[Finding]:
@@ -240,7 +179,11 @@ def tags(setup: Setup) -> Iterator[Finding]:
         level = Level.WARNING if asked and asked != "0" else Level.OK
         yield Finding(check="tags", level=level, seen=f"{SWITCH} {said}: other runs are not tagged with hardware")
         return
-    keyring, used = load_keyring(), []
+    try:
+        keyring, used = load_keyring(), list[str]()
+    except HwbenchError:
+        yield Finding(check="tags", level=Level.UNKNOWN, seen="the keys do not say: see above")
+        return
     for platform in Platform:
         try:
             kept = recall(platform, keyring)
@@ -258,102 +201,6 @@ def tags(setup: Setup) -> Iterator[Finding]:
         yield Finding(
             check="tags", level=Level.WARNING, seen="no hardware is known: no run is tagged", remedy="hwbench devices"
         )
-
-
-def clocks(setup: Setup) -> Iterator[Finding]:
-    """This machine's wall clock against its monotonic one, and against the tracking server's."""
-    mono, wall = time.monotonic(), time.time()
-    time.sleep(DRIFT_SECONDS)
-    drift = (time.time() - wall) - (time.monotonic() - mono)
-    if abs(drift) > DRIFT_LIMIT_S:
-        yield Finding(
-            check="clocks", level=Level.WARNING,
-            seen=f"the wall clock moved {drift * 1e3:+.1f} ms beside the monotonic one",
-            remedy="Wait until time synchronisation has settled",
-        )  # fmt: skip
-    else:
-        yield Finding(
-            check="clocks", level=Level.OK, seen=f"wall and monotonic clock agree within {DRIFT_LIMIT_S * 1e3:g} ms"
-        )
-    uri = setup.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri.startswith(("http://", "https://")):
-        return
-    import requests
-
-    asked = time.time()
-    try:
-        stated = requests.get(uri.rstrip("/") + "/health", timeout=10).headers.get("Date")
-    except requests.RequestException:
-        yield Finding(check="clocks", level=Level.UNKNOWN, seen="the server does not answer: its clock is not known")
-        return
-    if stated is None:
-        yield Finding(check="clocks", level=Level.UNKNOWN, seen="the server does not say what time it is there")
-        return
-    skew = email.utils.parsedate_to_datetime(stated).timestamp() - (asked + time.time()) / 2
-    level = Level.OK if abs(skew) < SKEW_LIMIT_S else Level.PROBLEM
-    yield Finding(
-        check="clocks", level=level, seen=f"the server's clock is {skew:+.0f} s from ours",
-        remedy=None if level is Level.OK else "Synchronise both: runs from two machines are ordered by their times",
-    )  # fmt: skip
-
-
-def disk(setup: Setup) -> Iterator[Finding]:
-    """Room where hwbench and a local store write."""
-    from hwbench_mlflow.home import default_home
-
-    places = {"working folder": Path.cwd(), "home": default_home(), "warehouse": setup.db.absolute().parent}
-    for name, path in places.items():
-        there = next(p for p in (path, *path.parents) if p.exists())
-        free = shutil.disk_usage(there).free
-        level = Level.PROBLEM if free < FULL_DISK_BYTES else Level.WARNING if free < LOW_DISK_BYTES else Level.OK
-        yield Finding(
-            check="disk", level=level, seen=f"{name} ({there}): {_size(free)} free",
-            remedy=None if level is Level.OK else "Free some",
-        )  # fmt: skip
-
-
-def processor(setup: Setup) -> Iterator[Finding]:
-    """What makes a CPU's times vary: governor, turbo, SMT, load, emulation."""
-    del setup
-    governor = host.cpu_governor()
-    if governor is None:
-        yield Finding(check="processor", level=Level.UNKNOWN, seen="this system does not tell the frequency governor")
-    else:
-        fixed = governor == "performance"
-        yield Finding(
-            check="processor", level=Level.OK if fixed else Level.WARNING, seen=f"governor {governor}",
-            remedy=None if fixed else "cpupower frequency-set -g performance",
-        )  # fmt: skip
-    turbo, smt = host.cpu_turbo(), host.cpu_smt()
-    notes = {"turbo": turbo, "SMT": smt}
-    for name, on in notes.items():
-        said = f"{name}: {'unknown' if on is None else 'on' if on else 'off'}"
-        yield Finding(check="processor", level=Level.UNKNOWN if on is None else Level.OK, seen=said)
-    load, cores = host.load_average(), os.cpu_count()
-    if load is None or cores is None:
-        yield Finding(check="load", level=Level.UNKNOWN, seen="this system does not tell its load")
-    else:
-        busy = load > BUSY_LOAD * cores
-        yield Finding(
-            check="load", level=Level.WARNING if busy else Level.OK, seen=f"load {load:.2f} on {cores} cores",
-            remedy="Wait, or end what else runs: benchmarks will be noisy" if busy else None,
-        )  # fmt: skip
-
-
-def threads(setup: Setup) -> Iterator[Finding]:
-    """torch's threads, in a process as a worker would have it."""
-    del setup
-    import torch
-
-    count, usable = torch.get_num_threads(), host.usable_cores()
-    forced = os.environ.get("OMP_NUM_THREADS")
-    said = f"torch takes {count} threads" + (f" (OMP_NUM_THREADS={forced})" if forced else "")
-    over = usable is not None and count > len(usable)
-    yield Finding(
-        check="threads", level=Level.WARNING if over else Level.OK,
-        seen=said + (f", and may use {len(usable)} cores" if usable is not None else ""),
-        remedy="Set --threads, or unset OMP_NUM_THREADS" if over else None,
-    )  # fmt: skip
 
 
 def platforms(setup: Setup) -> Iterator[Finding]:
@@ -378,6 +225,26 @@ def platforms(setup: Setup) -> Iterator[Finding]:
             check=f"platform {answer.platform}", level=level, seen=f"{named}: {answer.reason}",
             remedy=answer.remedy if level is not Level.OK else None,
         )  # fmt: skip
+
+
+def browser(setup: Setup) -> Iterator[Finding]:
+    """What webgpu and webnn are measured in. Not started here: the probes do that."""
+    del setup
+    from hwbench_mlflow.backends._browser import BROWSER_VARIABLE, BrowserMissing, find_browser, runtime_folder
+
+    try:
+        found = find_browser()
+    except BrowserMissing as missing:
+        # Most machines need none; but one that was named, and is not there, was meant to be.
+        level = Level.PROBLEM if os.environ.get(BROWSER_VARIABLE) else Level.ABSENT
+        yield Finding(check="browser", level=level, seen=str(missing), remedy=missing.remedy)
+        return
+    try:
+        runtime = runtime_folder()
+    except BrowserMissing as missing:
+        yield Finding(check="browser", level=Level.ABSENT, seen=f"{found}; {missing}", remedy=missing.remedy)
+        return
+    yield Finding(check="browser", level=Level.OK, seen=f"{found}, with onnxruntime-web from {runtime}")
 
 
 def warehouse(setup: Setup) -> Iterator[Finding]:
@@ -424,37 +291,6 @@ def published(setup: Setup) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def timer(setup: Setup) -> Iterator[Finding]:
-    """How finely this machine's monotonic clock moves: it bounds what can be timed."""
-    del setup
-    steps = []
-    for _ in range(200):
-        begun = time.perf_counter_ns()
-        while (now := time.perf_counter_ns()) == begun:
-            pass
-        steps.append(now - begun)
-    step = statistics.median(steps)
-    coarse = step > 10_000
-    yield Finding(
-        check="timer", level=Level.WARNING if coarse else Level.OK, seen=f"the clock moves in steps of {step:.0f} ns",
-        remedy="Look at /sys/devices/system/clocksource: tsc is fine" if coarse else None,
-    )  # fmt: skip
-
-
-def temporary(setup: Setup) -> Iterator[Finding]:
-    """The folder of locks: others' rights on it would let them hold our devices."""
-    del setup
-    from hwbench_mlflow.supervise import lock_folder
-
-    folder = lock_folder()
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    open_to_all = bool(mode & stat.S_IWOTH)
-    yield Finding(
-        check="locks", level=Level.WARNING if open_to_all else Level.OK, seen=f"{folder} (mode {mode:04o})",
-        remedy=f"chmod o-w {folder}" if open_to_all else None,
-    )  # fmt: skip
-
-
 CHECKS: dict[str, Check] = {
     "versions": versions,
     "store": store,
@@ -462,12 +298,14 @@ CHECKS: dict[str, Check] = {
     "spool": spool,
     "keys": keys,
     "tags": tags,
-    "clocks": clocks,
-    "timer": timer,
-    "disk": disk,
-    "processor": processor,
-    "threads": threads,
-    "locks": temporary,
+    "clocks": machine_checks.clocks,
+    "timer": machine_checks.timer,
+    "disk": machine_checks.disk,
+    "processor": machine_checks.processor,
+    "load": machine_checks.load,
+    "threads": machine_checks.threads,
+    "locks": machine_checks.temporary,
+    "browser": browser,
     "platforms": platforms,
     "warehouse": warehouse,
     "published": published,
@@ -483,10 +321,6 @@ def no_store_yet(setup: Setup) -> Path | None:
     uri = whole_uri(setup.tracking_uri)
     path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     return path if uri.startswith("sqlite:///") and not path.exists() else None
-
-
-def _size(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB" if count >= 1024**3 else f"{count / 1024**2:.0f} MiB"
 
 
 def _store(setup: Setup) -> Store:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from hwbench_mlflow.cli.checks import Finding, Setup
+    from hwbench_mlflow.cli.findings import Finding, Setup
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 
@@ -41,12 +41,18 @@ def doctor(  # noqa: PLR0917  # click passes options by keyword
     hwbench doctor
     hwbench doctor --fix
     """
-    from hwbench_mlflow.cli.checks import CHECKS, Level, Setup, run_checks
+    from hwbench_mlflow.cli.checks import CHECKS
+    from hwbench_mlflow.cli.findings import Level, Setup, run_checks
     from hwbench_mlflow.codec import encode
-    from hwbench_mlflow.errors import ExitCode
+    from hwbench_mlflow.errors import ExitCode, HwbenchError
 
     setup = Setup(tracking_uri=tracking_uri, db=db, published=published, stuck_hours=stuck_hours, probe=probe)
-    ended = _end_dead(setup) if fix else []
+    ended: list[str] = []
+    if fix:
+        try:
+            ended = _end_dead(setup)
+        except HwbenchError as error:  # what is wrong with the key or the store is in the table, with all the rest
+            click.echo(f"hwbench: warning: no run was ended: {' '.join(str(error).split())}", err=True)
     findings = run_checks(setup, CHECKS)
     if as_json:
         click.echo(encode({"schema_version": 1, "checks": findings, "ended": ended}).decode())

@@ -15,7 +15,7 @@ from hwbench_mlflow.model import Platform
 
 if TYPE_CHECKING:
     from hwbench_mlflow.attest import Keyring
-    from hwbench_mlflow.fleet import Node
+    from hwbench_mlflow.fleet.placing import Node
     from hwbench_mlflow.offers import Joined
 
 SCHEMA_VERSION = 1
@@ -56,13 +56,13 @@ def join(  # noqa: PLR0917  # click passes options by keyword
     benchmark at a time. What is not there, or failed its check, is not offered. Whoever reaches a fleet's ports runs
     code on its nodes: Ray's token (`ray get-auth-token --generate`) keeps others out, and without one nothing starts.
     """
-    from hwbench_mlflow import fleet as fleets
+    from hwbench_mlflow.fleet.joining import join_command, parse_address
     from hwbench_mlflow.keystore import signing_key
 
-    fleets.parse_address(address)
+    parse_address(address)
     joined = _probed(_platforms(hardware), name, backend, emulated=emulated)
     signing_key()  # what this node measures is signed with its own key: made now, not in the middle of a batch
-    command, environ = fleets.join_command(address, joined, head=head, ip=ip)
+    command, environ = join_command(address, joined, head=head, ip=ip)
     sys.exit(_stay(command, environ, f"joined {address} as {joined.name}: {_offers(joined)}"))
 
 

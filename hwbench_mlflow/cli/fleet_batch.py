@@ -29,7 +29,8 @@ from hwbench_mlflow.errors import (
     UsageError,
 )
 from hwbench_mlflow.evidence import Judgement, judge
-from hwbench_mlflow.fleet import Fleet, Node, Piece, Placement
+from hwbench_mlflow.fleet.connection import Fleet
+from hwbench_mlflow.fleet.placing import Node, Piece, Placement
 from hwbench_mlflow.host import host_id, process_name
 from hwbench_mlflow.model import (
     Availability,
@@ -66,7 +67,7 @@ def fits(request: RunRequest) -> Callable[[Offered], bool]:
 
 @dataclass(slots=True, kw_only=True)
 class FleetCells:
-    """The handler of one batch's cells: :class:`.fleet.Handler`."""
+    """The handler of one batch's cells: :class:`.fleet.placing.Handler`."""
 
     delivery: Delivery
     keyring: Keyring

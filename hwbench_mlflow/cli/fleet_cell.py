@@ -36,7 +36,7 @@ from hwbench_mlflow.spool import ParentPlace, Place
 from hwbench_mlflow.supervise import lock_folder, stoppable
 
 if TYPE_CHECKING:
-    from hwbench_mlflow.fleet import OnNode
+    from hwbench_mlflow.fleet.on_node import OnNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

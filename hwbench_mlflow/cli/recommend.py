@@ -104,9 +104,15 @@ def recommend(  # noqa: PLR0917 -- click passes by name
 
 
 def _commands(result: Recommendation, model: str | None, devices: Sequence[tuple[str, str]]) -> list[str]:
-    """Runs on devices that were seen and have no row, and more of those whose confidence is not high."""
+    """Another machine's confirmation of what only one has measured; then runs on devices that were seen and have no
+    row, and more of those whose confidence is not high."""
+    confirm = [
+        f"hwbench replicate {entry.candidate.confirmable} --on NODE --fleet ADDRESS"
+        for entry in result.entries[:3]
+        if entry.candidate.alone and entry.candidate.confirmable is not None
+    ]
     if model is None:
-        return []
+        return confirm
     ranked = {str(e.candidate.work["platform"]) for e in result.entries}
     said = [
         shlex.join(["hwbench", "run", "--model", model, "--hardware", platform, "--device", device,
@@ -121,7 +127,7 @@ def _commands(result: Recommendation, model: str | None, devices: Sequence[tuple
             command = ["hwbench", "run", "--model", model, "--hardware", str(work["platform"]), "--profile", "standard"]
             command += [part for name, value in asked.items() for part in (name, str(value))]
             said.append(shlex.join(command))
-    if not said:
+    if not said and not confirm:
         said = [shlex.join(["hwbench", "run", "--model", model, "--hardware", "cpu", "--profile", "standard"])]
         said = said if not result.entries else []
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys([*confirm, *said]))

@@ -154,8 +154,12 @@ def failure_of(error: HwbenchError, request: RunRequest) -> Failure:
 
 
 def request_tags(request: RunRequest) -> dict[str, str]:
-    """What a run says of what is about to be measured, so that one that dies says what it was."""
-    return {"hardware": str(request.platform), "model": request.workload.model}
+    """What a run says of what is about to be measured, so that one that fails or dies says what it was.
+
+    The precision is the one asked for; a result replaces it by the one that was effective.
+    """
+    work = request.workload
+    return {"hardware": str(request.platform), "model": work.model, "hwbench.precision": str(work.precision)}
 
 
 def run_name(request: RunRequest, *, batch: bool = True) -> str:

@@ -8,6 +8,7 @@ from hwbench_mlflow.evidence import Judgement
 from hwbench_mlflow.index import index_of
 from hwbench_mlflow.model import BenchmarkResult, Scenario
 from hwbench_mlflow.note import query_words, server_lines, size_words, written_words
+from hwbench_mlflow.stats import block_throughput_interval
 
 Judged = tuple[str | None, str | None, Judgement]
 """Run id, file, judgement."""
@@ -47,6 +48,7 @@ def _entry(run_id: str | None, file: str | None, judgement: Judgement) -> dict[s
             "metrics": index.metrics,
             "tags": index.tags,
             "warnings": list(judgement.result.warnings),
+            "block_throughput_items_per_s_ci95": _blocks(judgement.result),
         }
     return entry
 
@@ -77,12 +79,23 @@ def _measured(result: BenchmarkResult) -> list[str]:
             known += [f"{', '.join(missing)}: too few samples"]
         lines += [_row("tails", ", ".join(known))]
     lines += [_row(name, value) for name, value in written_words(result)]
+    throughput = f"{stats.throughput_items_per_s:.4g} items/s"
+    blocks = _blocks(result)
+    if blocks is not None:
+        throughput += f"  (median block: 95% interval {blocks[0]:.4g} to {blocks[1]:.4g})"
     lines += [
-        _row("throughput", f"{stats.throughput_items_per_s:.4g} items/s"),
+        _row("throughput", throughput),
         _row("samples", f"{stats.sample_count} in {len(result.workers)} worker process(es)"),
         _row("stability", "stable" if stats.stable else "noisy: " + "; ".join(stats.noise_reasons)),
     ]
     return lines
+
+
+def _blocks(result: BenchmarkResult) -> tuple[float, float] | None:
+    """Of the offline scenario alone: elsewhere the interval of the median latency is what is meant."""
+    if result.workload.scenario is not Scenario.OFFLINE:
+        return None
+    return block_throughput_interval(result.aggregates, result.workload.batch_size)
 
 
 def _row(name: str, value: str) -> str:

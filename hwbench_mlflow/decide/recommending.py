@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from hwbench_mlflow.decide.replicating import MARGIN
 from hwbench_mlflow.errors import UsageError
 
 
@@ -69,10 +70,11 @@ AGREEMENT = 0.10
 class Candidate:
     """One configuration with what its runs measured: medians over runs. Unknown is None.
 
-    ``replicated`` counts the runs that another machine confirms. ``low`` and ``high`` are the extremes of its runs'
-    median latencies and of their throughputs. ``hosts`` has each host's median latency, or throughput where there is no
-    latency. ``energy_j_per_item`` is of counters or integrated power only: an estimate is no measurement. ``cost`` is
-    per million items, in the currency of the user's prices.
+    ``replicated`` counts the runs that another machine confirms; ``confirmable`` is the newest run that one could
+    confirm (:mod:`.replicating`), if any. ``low`` and ``high`` are the extremes of its runs' median latencies and of
+    their throughputs. ``hosts`` has each host's median latency, or throughput where there is no latency.
+    ``energy_j_per_item`` is of counters or integrated power only: an estimate is no measurement. ``cost`` is per
+    million items, in the currency of the user's prices.
     """
 
     work: Mapping[str, Any]
@@ -93,6 +95,7 @@ class Candidate:
     simulation_reason: str | None = None
     cost: float | None = None
     replicated: int = 0
+    confirmable: str | None = None
 
     def value(self, objective: Objective) -> float | None:
         """What the objective looks at."""
@@ -100,6 +103,20 @@ class Candidate:
             Objective.LATENCY: self.latency_ms, Objective.THROUGHPUT: self.throughput,
             Objective.ENERGY: self.energy_j_per_item, Objective.COST: self.cost,
         }[objective]  # fmt: skip
+
+    @property
+    def alone(self) -> bool:
+        """Whether only one machine has measured it: nothing but that machine's word stands behind it."""
+        return len(self.hosts) == 1
+
+    @property
+    def why_not_confirmable(self) -> str | None:
+        """Why no other machine could confirm any of its runs as they are; None if one could."""
+        if self.confirmable is not None:
+            return None
+        if self.work["scenario"] == "offline":
+            return "scenario offline has no median latency that could be confirmed; a run of latency has"
+        return f"none of its runs is quiet, with a median known to {MARGIN:.0%}: measure it longer first"
 
     @property
     def device(self) -> tuple[Any, ...]:

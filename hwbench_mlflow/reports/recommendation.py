@@ -76,8 +76,16 @@ def _entry(entry: Entry, objective: Objective, *, model: bool = False) -> Iterat
     cited = ", ".join(run[:8] for run in one.run_ids)
     more = f" and {one.runs - len(one.run_ids)} more" if one.runs > len(one.run_ids) else ""
     yield f"      confidence {entry.confidence}: {one.runs} runs on {len(one.hosts)} hosts ({cited}{more})"
+    if one.alone:
+        yield f"      {words_alone(one)}"
     if entry.missing:
         yield f"      to be surer: {'; '.join(entry.missing)}"
+
+
+def words_alone(one: Candidate) -> str:
+    """What to say of a number that only one machine has measured."""
+    why = one.why_not_confirmable
+    return "only one machine has measured it" + (f", and none can confirm it yet: {why}" if why is not None else "")
 
 
 def to_markdown(found: Recommendation, title: str, commands: Sequence[str]) -> Iterator[str]:
@@ -91,10 +99,11 @@ def to_markdown(found: Recommendation, title: str, commands: Sequence[str]) -> I
         yield "No verified result to rank."
     for entry in found.entries[:SHOWN]:
         one = entry.candidate
+        surer = [*([words_alone(one)] if one.alone else []), *entry.missing]
         yield (
             f"| {entry.rank}{' (tied)' if entry.tied else ''} | {cell(name(one))} | "
             f"{words.number(entry.value, UNITS[found.objective])} | {numbers(one)} | {entry.confidence} | "
-            f"{cell('; '.join(entry.missing))} | {', '.join(f'`{run[:8]}`' for run in one.run_ids)} |"
+            f"{cell('; '.join(surer))} | {', '.join(f'`{run[:8]}`' for run in one.run_ids)} |"
         )
     similar, simulated = [entry.candidate for entry in found.similar], found.simulated
     for heading, lines in (
@@ -143,5 +152,6 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "noisy_runs": one.noisy, "samples": one.samples, "newest": f"{one.newest.isoformat()}+00:00",
         "spread": one.spread, "latency_ms": one.latency_ms, "throughput_items_per_s": one.throughput,
         "energy_j_per_item": one.energy_j_per_item, "cost_per_million_items": one.cost,
-        "simulation_reason": one.simulation_reason,
+        "simulation_reason": one.simulation_reason, "only_one_machine": one.alone, "replicated_runs": one.replicated,
+        "confirmable_run_id": one.confirmable, "why_not_confirmable": one.why_not_confirmable,
     }  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench_mlflow.decide.recommending import Candidate
+from hwbench_mlflow.decide.replicating import MARGIN
 from hwbench_mlflow.decide.selectors import Selector
 from hwbench_mlflow.warehouse.chosen import condition, reads_of
 from hwbench_mlflow.warehouse.published import Published, open_published
@@ -23,7 +24,7 @@ CITED = 5
 _READS = (
     *KEYS, "phase", "task", "architecture", "parameter_count", "host_id", "created_at", "stable", "ranked",
     "sample_count", *(f"latency_ms_p{p}" for p in PERCENTILES), "throughput_items_per_s", "energy_j_per_item",
-    "energy_method", "trust_level",
+    "energy_method", "trust_level", "latency_ms_p50_ci95_low", "latency_ms_p50_ci95_high",
 )  # fmt: skip
 
 
@@ -67,6 +68,9 @@ def candidates(
             grouped AS (
                 SELECT {keys}, bool_and(is_similar) AS is_similar, count(*) AS runs,
                        count(*) FILTER (trust_level = 'replicated') AS replicated,
+                       arg_max(run_id, created_at) FILTER (trust_level <> 'simulated' AND stable
+                           AND (latency_ms_p50_ci95_high - latency_ms_p50_ci95_low) / 2 <= {MARGIN} * latency_ms_p50)
+                           AS confirmable,
                        count(*) FILTER (NOT stable) AS noisy, sum(sample_count)::BIGINT AS samples,
                        max(created_at) AS newest, arg_max(run_id, created_at, {CITED}) AS run_ids,
                        stddev_samp(ln(coalesce(latency_ms_p50, 1000 / throughput_items_per_s))) AS spread,
@@ -92,7 +96,7 @@ def _candidate(row: dict[str, Any]) -> Candidate:
         latency_range=None if row["low"] is None else (row["low"], row["high"]),
         latency_at={p: row[f"p{p}"] for p in PERCENTILES}, throughput=row["throughput"],
         throughput_range=(row["slow"], row["fast"]), energy_j_per_item=row["energy"], simulation_reason=row["why"],
-        replicated=row["replicated"],
+        replicated=row["replicated"], confirmable=row["confirmable"],
     )  # fmt: skip
 
 

@@ -37,7 +37,9 @@ class Counts:
     least none), plus inputs and outputs. ``outputs``: name and shape of each tensor that is compared.
     ``activation_bytes``: the most that intermediate results hold at one time, at the precision, beside the weights;
     without a library's own work space. Scores of attention that a fused kernel never stores are counted.
-    ``operators``: those that make a tensor of their own (views make none); each is launched once."""
+    ``operators``: those that make a tensor of their own (views make none); each is launched once. ``cache_bytes``: of
+    one prompt's key-value cache when all tokens are written, at fp32; a run that makes one has it among its
+    activations, what is kept between runs has not."""
 
     parameters: int
     flops: int
@@ -46,6 +48,7 @@ class Counts:
     outputs: dict[str, tuple[int, ...]]
     activation_bytes: int
     operators: int
+    cache_bytes: int = 0
 
 
 def count(
@@ -62,7 +65,7 @@ def count(
 
     Raises :class:`BenchmarkFailed` (``unsupported_operator``) if the model cannot run on meta tensors.
     """
-    flops, fields, live, operators = _pass(module, input_spec)
+    flops, fields, live, operators, cache = _pass(module, input_spec)
     names = tuple(output_names) or _main_outputs(fields)
     missing = [name for name in names if name not in fields]
     if missing or not names:
@@ -80,7 +83,7 @@ def count(
     moved += sum(_elements(shape) * size for shape in outputs.values())
     total = sum(parameters.values())
     # The pass is in fp32.
-    return Counts(total, flops, total * size, read * size + moved, outputs, live * size // 4, operators)
+    return Counts(total, flops, total * size, read * size + moved, outputs, live * size // 4, operators, cache)
 
 
 def _elements(shape: Sequence[int]) -> int:
@@ -102,16 +105,20 @@ def _lookup_only(module: torch.nn.Module) -> set[int]:
     return tables - others
 
 
-def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int, dict[str, Any], int, int]:
+def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int, dict[str, Any], int, int, int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = _meta_inputs(input_spec)
     # Not inference mode, whose tensors a dispatch mode sees less of.
     prepare = getattr(module, "prepare", None)
+    before = cache = 0
     if prepare is not None:
         with torch.no_grad(), _unasked(module):
-            prepare(**inputs)
+            with _live_bytes() as reading:
+                prepare(**inputs)
+            before = reading.peak  # a decoding's prompt is read with it, and takes more than a token
+            cache = getattr(module, "cache_bytes")(**inputs)  # noqa: B009  # a Writer, as prepare says
     with torch.no_grad(), _unasked(module), _live_bytes() as live, FlopCounterMode(display=False) as counter:
         try:
             output = module(**inputs)
@@ -122,7 +129,7 @@ def _pass(module: torch.nn.Module, input_spec: Sequence[InputSpec]) -> tuple[int
                 FailureCategory.UNSUPPORTED_OPERATOR,
             ) from error
     fields = {n: v for n, v in output.items() if isinstance(v, torch.Tensor) and v.dtype.is_floating_point}
-    return int(counter.get_total_flops()), fields, live.peak, live.operators
+    return int(counter.get_total_flops()), fields, max(live.peak, before), live.operators, cache
 
 
 def _live_bytes() -> Any:

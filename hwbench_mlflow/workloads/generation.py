@@ -123,6 +123,23 @@ def _writer_class() -> Any:
             if self._phase is Phase.DECODE:
                 self._prefix(inputs)
 
+        def cache_bytes(self, **inputs: Any) -> int:
+            """Bytes of one prompt's key-value cache when all tokens are written; 0 for a run that keeps none.
+
+            Of keys and values alike: layers x key-value heads x their size x tokens x batch x bytes a number, so twice
+            that (Kwon et al. 2023, PagedAttention, arXiv:2309.06180, section 3). Read off the cache that the model
+            itself makes of the prompt; an encoder's part of it does not grow. A sliding window would hold less.
+            """
+            forced = inputs.pop(FORCED, None)
+            if not self._cached or forced is None:
+                return 0
+            cache = self._read(inputs)[0]["cache"]
+            growing = _self_attention(cache)
+            fed = forced.shape[1] - (self._phase is Phase.GENERATE)  # the last token that is chosen is not fed
+            length = cache.get_seq_length()
+            held: int = _held_bytes(growing) * (length + fed) // length
+            return held + (_held_bytes(cache.cross_attention_cache) if growing is not cache else 0)
+
         def _decode(self, inputs: dict[str, Any], forced: Any) -> _Written:
             state = self._prefix(inputs)
             length = state["cache"].get_seq_length()
@@ -151,7 +168,8 @@ def _writer_class() -> Any:
         def _read(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
             """The prompt: its state, and the logits of the first new token."""
             model: Any = self.model_that_writes
-            state: dict[str, Any] = {"inputs": inputs}
+            # With a cache the prompt is not read again; a state that held it would keep itself in _prefixes for ever.
+            state: dict[str, Any] = {} if self._cached else {"inputs": inputs}
             if "decoder_input_ids" in inputs:
                 output = model(**inputs, use_cache=self._cached)
                 state["encoded"] = (output.encoder_last_hidden_state,)
@@ -165,9 +183,10 @@ def _writer_class() -> Any:
             from transformers.modeling_outputs import BaseModelOutput
 
             model: Any = self.model_that_writes
-            inputs, cache = state["inputs"], state["cache"]
+            cache = state["cache"]
             if "encoded" in state:
-                ids = written[:, -1:] if self._cached else torch.cat((inputs["decoder_input_ids"], written), dim=1)
+                before = None if self._cached else state["inputs"]["decoder_input_ids"]
+                ids = written[:, -1:] if before is None else torch.cat((before, written), dim=1)
                 encoded = BaseModelOutput(last_hidden_state=state["encoded"][0])
                 output = model(
                     encoder_outputs=encoded, decoder_input_ids=ids, past_key_values=cache, use_cache=self._cached
@@ -175,6 +194,7 @@ def _writer_class() -> Any:
             elif self._cached:
                 output = model(input_ids=written[:, -1:], past_key_values=cache, use_cache=True, logits_to_keep=1)
             else:
+                inputs = state["inputs"]
                 ids = torch.cat((inputs["input_ids"], written), dim=1)
                 output = model(**{**inputs, "input_ids": ids}, use_cache=False, logits_to_keep=1)
             return output.logits[:, -1]
@@ -219,6 +239,11 @@ def _arrive(logits: Any) -> int:
 
 def _between(stamps: list[int]) -> tuple[int, ...]:
     return tuple(b - a for a, b in itertools.pairwise(stamps))
+
+
+def _held_bytes(cache: Any) -> int:
+    tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None)
+    return sum({tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
 def _self_attention(cache: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.side_by_side import HEADER, Target, figure_row, in_turns, ratio_row, table
+from tests.conftest import REQUIRED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +91,30 @@ def test_the_batch_s_tables_are_complete() -> None:
         "cells of openvino, s",
         "whole batch, the longer of them = 1",
         "whole batch, all cells one after the other = 1",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None and "fleet" not in REQUIRED, reason="ray is not installed")
+def test_the_fleet_s_table_is_complete() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench_fleet", "--smallest"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [re.fullmatch(r"\| (.+) \| (?:-?\d+\.\d+)? ?\|", line) for line in done.stdout.splitlines()]
+    assert [one[1] for one in found if one] == [
+        "4 cells on 1 nodes of this machine",
+        "whole batch, s",
+        "scheduling overhead a cell, ms: mean (at most 50)",
+        "the same, median",
+        "the same, 95% are below",
+        "signing, drawing and delivering a cell on its node, s, median",
+        "requests of the server a cell, all of the batch's (at most 10)",
     ]
 
 

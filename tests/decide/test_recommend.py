@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,10 +125,66 @@ def test_the_ranking_is_of_verified_ranked_results_and_cites_its_runs(made: str)
     assert "0.1" not in json.dumps([e["latency_ms"] for e in found["ranking"]])
 
 
+ALONE: dict[str, tuple[dict[str, Any], str | None]] = {
+    "one machine": ({}, None),
+    "one machine, offline": (
+        {"scenario": "offline", "latency_ms_p50": None, "latency_ms_p50_ci95_low": None,
+         "latency_ms_p50_ci95_high": None},
+        "scenario offline has no median latency that could be confirmed; a run of latency has",
+    ),
+    "one machine, noisy": ({"stable": False}, "none of its runs is quiet, with a median known to 2%"),
+    "one machine, a median that is known to 5%": (
+        {"latency_ms_p50_ci95_low": 9.5, "latency_ms_p50_ci95_high": 10.5},
+        "none of its runs is quiet, with a median known to 2%",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_what_only_one_machine_has_measured_says_so_with_the_command_where_another_could_confirm_it(
+    case: str, tmp_path: Path
+) -> None:
+    change, why = ALONE[case]
+    sound = {"latency_ms_p50_ci95_low": 9.95, "latency_ms_p50_ci95_high": 10.05, "model_name": "bert"}
+    rows = [{**row, **change} for row in rows_of([10.0, 10.0], 0, **sound)]
+    made = str(published(tmp_path, rows))
+    goal = ("--objective", "throughput", "--published", made)
+    command = f"hwbench replicate {run_id(1)} --on NODE --fleet ADDRESS"
+    text = ask("--model", "bert", *goal).stdout
+    (line,) = [line.strip() for line in text.splitlines() if "only one machine" in line]
+    assert line.startswith("only one machine has measured it")
+    assert (command in text) is (why is None)
+    assert (why or "only one") in line
+    assert ("none can confirm it yet" in line) is (why is not None)
+    found = document(ask("--task", "feature-extraction", "--json", *goal))
+    assert found["commands"] == ([command] if why is None else [])
+    (first,) = found["ranking"]
+    assert (first["only_one_machine"], first["replicated_runs"]) == (True, 0)
+    assert first["confirmable_run_id"] == (run_id(1) if why is None else None)
+    assert "only one machine" in ask("--model", "bert", "--format", "markdown", *goal).stdout
+
+
+def test_what_two_machines_have_measured_says_nothing_of_one(tmp_path: Path) -> None:
+    rows = [*rows_of([10.0], 0, model_name="bert"), *rows_of([10.0], 1, model_name="bert", host_id="other")]
+    made = str(published(tmp_path, rows))
+    text = ask("--model", "bert", "--published", made).stdout
+    assert "2 runs on 2 hosts" in text
+    assert "only one machine" not in text
+    assert "hwbench replicate " not in text.replace("(hwbench replicate)", "")
+
+
+def test_the_command_that_is_recommended_is_one_that_hwbench_takes() -> None:
+    from hwbench_mlflow.cli.replicate import replicate
+
+    taken = {option for parameter in replicate.params for option in parameter.opts}
+    assert {"--on", "--fleet"} <= taken
+
+
 def test_simulated_results_are_shown_apart_when_asked_for_and_never_ranked(made: str) -> None:
     found = document(ask("--model", "bert", "--include-simulated", "--json", "--published", made))
     assert [e["configuration"]["device_name"] for e in found["ranking"]] == ["Test CPU", "Test CPU"]
     assert found["simulated"][0]["simulation_reason"] == "SwiftShader <b>"
+    assert found["simulated"][0]["confirmable_run_id"] is None
     text = ask("--model", "bert", "--include-simulated", "--published", made).stdout
     assert text.index("1. ") < text.index("2. ") < text.index("SIMULATED")
     assert (

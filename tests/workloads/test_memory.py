@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from hwbench_mlflow import host
 from hwbench_mlflow.errors import BenchmarkFailed
-from hwbench_mlflow.model import FailureCategory, Precision, WeightsPolicy, Workload
+from hwbench_mlflow.model import FailureCategory, Phase, Precision, WeightsPolicy, Workload
+from hwbench_mlflow.workloads import counting, generation
 from hwbench_mlflow.workloads.build import count_on_meta, load
+from hwbench_mlflow.workloads.challenge import make_inputs
 from hwbench_mlflow.workloads.counting import Counts
-from hwbench_mlflow.workloads.memory import LIBRARY_BYTES, Room, require_room, weight_copies
+from hwbench_mlflow.workloads.generation import raw
+from hwbench_mlflow.workloads.memory import LIBRARY_BYTES, MARGIN, Room, kept_caches, require_room, weight_copies
 from hwbench_mlflow.workloads.resolve import resolve
 
 GIB = 2**30
@@ -76,6 +84,93 @@ def test_activations_are_the_most_that_is_alive_and_grow_with_the_batch() -> Non
     tokens, hidden, inner = 16, 32, 64
     assert 4 * tokens * (hidden + inner) <= one <= 4 * tokens * (4 * hidden + 3 * inner)
     assert 3 * one <= four <= 6 * one
+
+
+def _decoding(alias: str, phase: Phase = Phase.DECODE, **changes: Any) -> Workload:
+    sizes = {"batch_size": 3, "sequence_length": 8, "output_tokens": 4, **changes}
+    return Workload(model=alias, weights=WeightsPolicy.RANDOM, phase=phase, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("alias", "formula"),
+    [
+        # 2 x layers x key-value heads x size of a head x (prompt 8 + written 4) x batch 3 x 4 bytes
+        ("gpt2-tiny-test", lambda c: 2 * c.n_layer * c.n_embd * 12 * 3 * 4),
+        (
+            "qwen2-0.5b-tiny-test",
+            lambda c: 2 * c.num_hidden_layers * c.num_key_value_heads * (c.hidden_size // c.num_attention_heads)
+            * 12 * 3 * 4,
+        ),
+        # The decoder begins with one token, and its layers keep the encoder's 8 as well.
+        ("t5-small-tiny-test", lambda c: 2 * c.num_decoder_layers * c.num_heads * c.d_kv * (5 + 8) * 3 * 4),
+    ],
+)  # fmt: skip
+def test_a_cache_is_counted_as_by_the_formula_and_as_torch_allocates_it_for_every_staged_prompt(
+    alias: str, formula: Callable[[Any], int]
+) -> None:
+    resolved = resolve(_decoding(alias))
+    counts = count_on_meta(resolved)
+    loaded = load(_decoding(alias))
+    module: Any = loaded.module
+    assert counts.cache_bytes == formula(raw(module).config)
+    slots = 4
+    staged = [
+        {name: torch.from_numpy(array) for name, array in make_inputs(loaded.input_spec, "n", slot).items()}
+        for slot in range(slots)
+    ]
+    with torch.no_grad(), counting._live_bytes() as live:  # of real tensors here
+        for inputs in staged:
+            module(**inputs)
+    held = sum(
+        generation._held_bytes(part)
+        for _, state in module._prefixes.values()
+        for part in {id(p): p for p in (generation._self_attention(state["cache"]),
+                                        getattr(state["cache"], "cross_attention_cache", state["cache"]))}.values()
+    )  # fmt: skip
+    assert held == slots * counts.cache_bytes
+    estimate = counts.activation_bytes + kept_caches(Phase.DECODE, slots=slots, converted=False) * counts.cache_bytes
+    assert held < live.peak <= estimate * (1 + MARGIN)
+
+
+def test_a_prompt_that_is_no_longer_staged_keeps_no_cache() -> None:
+    loaded = load(_decoding("gpt2-tiny-test"))
+    module: Any = loaded.module
+    for slot in range(3):
+        inputs = {name: torch.from_numpy(a) for name, a in make_inputs(loaded.input_spec, "n", slot).items()}
+        with torch.no_grad():
+            module(**inputs)
+        assert len(module._prefixes) == 1
+
+
+def test_a_run_that_keeps_no_cache_between_runs_counts_none_beside_its_own() -> None:
+    generating = count_on_meta(resolve(_decoding("gpt2-tiny-test", Phase.GENERATE)))
+    decoding = count_on_meta(resolve(_decoding("gpt2-tiny-test")))
+    assert generating.cache_bytes * 12 == decoding.cache_bytes * 11, "the last token is chosen, and not fed"
+    assert generating.activation_bytes > generating.cache_bytes, "it is among what the run itself holds"
+    assert count_on_meta(resolve(_decoding("gpt2-tiny-test", Phase.GENERATE, kv_cache=False))).cache_bytes == 0
+    assert count_on_meta(resolve(Workload(model="gpt2-tiny-test"))).cache_bytes == 0
+    copies = {
+        (phase, converted): kept_caches(phase, slots=4, converted=converted)
+        for phase in Phase
+        for converted in (False, True)
+    }
+    assert {key: count for key, count in copies.items() if count} == {
+        (Phase.DECODE, False): 3, (Phase.DECODE, True): 5, (Phase.GENERATE, True): 1,
+    }  # fmt: skip
+
+
+def test_caches_are_refused_where_they_do_not_fit_at_the_precision_and_of_a_converter_at_fp32() -> None:
+    counts = replace(HALF, cache_bytes=10**9)
+    fits = int((2 * 10**9 + 5 * 10**7 + 3 * 5 * 10**8) * 1.1)
+    device = partial(require_room, "m", counts, precision=Precision.BF16, caches=3)
+    device(room=Room(10**12, fits, own_memory=True))
+    with pytest.raises(BenchmarkFailed, match=r"bf16 on the device needs .* 1\.4 of key-value caches, 10% margin"):
+        device(room=Room(10**12, fits - 1, own_memory=True))
+    host = partial(require_room, "m", counts, precision=Precision.BF16, caches=3, converted=True)
+    needed = int((10 * 10**9 + 5 * 10**7 + 3 * 10**9) * 1.1) + LIBRARY_BYTES
+    host(room=Room(needed))
+    with pytest.raises(BenchmarkFailed, match=rf"bf16 on the host needs {needed} bytes"):
+        host(room=Room(needed - 1))
 
 
 @pytest.mark.parametrize(
