@@ -72,6 +72,10 @@ class RestReader:
         self.store = self._server.url
         self._bulk = True
 
+    def written_since(self, moment_ns: int) -> bool:  # noqa: ARG002 -- the contract's name
+        """A server's database has no such time."""
+        return False
+
     def unchanged(self, previous: StoreState) -> bool:  # noqa: ARG002 -- the contract's name
         """A server cannot be asked whether anything changed."""
         return False
