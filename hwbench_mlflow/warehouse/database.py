@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import os
 import re
@@ -161,7 +162,8 @@ def _copy_beside_readers(path: Path) -> Path | None:
     return copy
 
 
-def migrations() -> list[tuple[int, str, str]]:
+@functools.cache
+def migrations() -> tuple[tuple[int, str, str], ...]:
     """``(number, name, SQL)`` of every migration, in order."""
     folder = resources.files("hwbench_mlflow.warehouse") / "migrations"
     found = [
@@ -169,7 +171,7 @@ def migrations() -> list[tuple[int, str, str]]:
         for entry in folder.iterdir()
         if entry.name.endswith(".sql")
     ]
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def latest_version() -> int:
@@ -179,20 +181,23 @@ def latest_version() -> int:
 
 def version(connection: DuckDBPyConnection) -> int:
     """The layout a file has; 0 for an empty one. A DuckDB file that is not a warehouse is refused."""
-    tables = {
-        f"{schema}.{name}"
-        for schema, name in connection.execute(
-            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT temporary AND NOT internal"
+    import duckdb
+
+    try:
+        applied = _applied(connection)
+    except duckdb.CatalogException:
+        # Not asked first: a list of all tables takes longer than all else that opening one of ours does.
+        found = connection.execute(
+            "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary AND NOT internal"
         ).fetchall()
-    }
-    if "main.hwbench_migrations" not in tables:
-        if tables:
+        if found:
             raise StoreError(
-                f"this DuckDB file holds tables that are not hwbench's ({', '.join(sorted(tables)[:3])})",
+                "this DuckDB file holds tables that are not hwbench's "
+                f"({', '.join(sorted(name for (name,) in found)[:3])})",
                 remedy="name another file with --db",
-            )
+            ) from None
         return 0
-    applied, known = _applied(connection), [number for number, _, _ in migrations()]
+    known = [number for number, _, _ in migrations()]
     if applied and max(applied) > known[-1]:
         return max(applied)
     # Two migrations made at one time may reach a file in either order: up to the first that it lacks.

@@ -105,30 +105,48 @@ def sync(
     began = time.perf_counter()
     scope = "\n".join(sorted(options.experiments))
     try:
-        if options.mode is not Mode.FULL and _unchanged(reader, db, scope, options, judge):
-            return SyncSummary(
-                store=reader.store, reader=reader.kind, mode=str(options.mode), dry_run=options.dry_run,
-                up_to_date=True, seconds={"total": time.perf_counter() - began},
-            )  # fmt: skip
+        # Opened to read first: that disturbs no reader. It is not worth its time where there is something to write.
+        written = db.exists() and reader.written_since(db.stat().st_mtime_ns)
+        if not written and _unchanged(reader, db, scope, options, judge):
+            return _up_to_date(reader, options, began)
         with database.writer(db, wait_s=options.lock_wait_s, say=say) as connection:
+            # A clock that is behind the store's makes it look written to.
+            if written and _nothing_to_do(connection, reader, scope, options, judge):
+                return _up_to_date(reader, options, began)
             return _Sync(reader, connection, options, scope, judge, say, progress, at_step, began).run()
     except duckdb.Error as error:
         raise StoreError(*database.explain(db, error)) from error
 
 
 def _unchanged(reader: Reader, db: Path, scope: str, options: SyncOptions, judge: Star | None) -> bool:
-    """True if the last finished sync of this scope saw exactly this store and left nothing to judge."""
-    if not db.exists():
+    """:func:`_nothing_to_do`, if the file can be read beside its readers."""
+    if options.mode is Mode.FULL or not db.exists():
         return False
     try:
         with database.reader(db) as connection:
-            previous = _previous(connection, reader, scope)
-            if previous is None or (previous.fast and options.mode is not Mode.FAST) or not reader.unchanged(previous):
-                return False
-            return judge is None or not judge.pending(connection, options.experiments)
+            return _nothing_to_do(connection, reader, scope, options, judge)
     except StoreError:
         # Locked, older or broken: the writer's path says so, with the right words.
         return False
+
+
+def _nothing_to_do(
+    connection: DuckDBPyConnection, reader: Reader, scope: str, options: SyncOptions, judge: Star | None
+) -> bool:
+    """True if the last finished sync of this scope saw exactly this store and left nothing to judge."""
+    if options.mode is Mode.FULL:
+        return False
+    previous = _previous(connection, reader, scope)
+    if previous is None or (previous.fast and options.mode is not Mode.FAST) or not reader.unchanged(previous):
+        return False
+    return judge is None or not judge.pending(connection, options.experiments)
+
+
+def _up_to_date(reader: Reader, options: SyncOptions, began: float) -> SyncSummary:
+    return SyncSummary(
+        store=reader.store, reader=reader.kind, mode=str(options.mode), dry_run=options.dry_run, up_to_date=True,
+        seconds={"total": time.perf_counter() - began},
+    )  # fmt: skip
 
 
 def _previous(connection: DuckDBPyConnection, reader: Reader, scope: str) -> StoreState | None:
@@ -198,6 +216,8 @@ class _Sync:
         The rows are written where they belong while they are read: half the work of staging them first. Killed, the
         mirror is as empty as it was.
         """
+        # Through the write-ahead log most rows would be written twice: once more when the file is closed.
+        self.connection.execute("SET checkpoint_threshold = '1MB'")
         with database.transaction(self.connection):
             stage = Stage(self.connection, fresh=True)
             state = self._read(stage, None)
@@ -206,6 +226,7 @@ class _Sync:
             if plan.batches:
                 mirror.write_fresh(self.connection, self._sync_id(), self.started)
             self.at_step("inside 0")
+        self.connection.execute("RESET checkpoint_threshold")
         self.at_step("batch 0")
         self._conclude(stage, plan, state, previous)
         self.seconds["write"] = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,18 +33,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 SCHEMA = "CREATE TABLE tags (key TEXT, value TEXT, run_uuid TEXT, PRIMARY KEY (key, run_uuid))"
 
 
-def seen(path: Path, memory: bytes | None) -> pages.Look | None:
+def seen(path: Path, memory: bytes | None, *, threads: int = 1) -> pages.Look | None:
     with closing(sqlite3.connect(path)) as connection:
         root, sql = connection.execute("SELECT rootpage, sql FROM sqlite_master WHERE name = 'tags'").fetchone()
     fd = os.open(path, os.O_RDONLY)
     try:
-        return pages.look(fd, root, sql, memory)
+        return pages.look(fd, root, sql, memory, threads=threads)
     finally:
         os.close(fd)
 
 
-def certainly(path: Path, memory: bytes | None) -> pages.Look:
-    found = seen(path, memory)
+def certainly(path: Path, memory: bytes | None, *, threads: int = 1) -> pages.Look:
+    found = seen(path, memory, threads=threads)
     assert found is not None
     return found
 
@@ -152,6 +154,32 @@ def test_one_edit_leaves_all_pages_but_one_known(table: Path) -> None:
     assert above is not None
     assert upto is not None
     assert above < 2_500 <= upto < above + 300
+
+
+def test_threads_share_a_look_and_find_the_same(table: Path) -> None:
+    memory = certainly(table, None).memory
+    run_sql(table, "UPDATE tags SET value = 'w' WHERE rowid IN (7, 2500, 4999)")
+    look = certainly(table, memory)
+    assert len(look.fresh) == 3
+    for threads in (2, 3, 100):
+        assert certainly(table, memory, threads=threads) == look
+
+
+@given(numbers=st.lists(st.integers(2, 2**32 - 1), unique=True, min_size=2, max_size=300), data=st.data())
+def test_a_leaf_that_comes_between_changes_its_own_group_alone(numbers: list[int], data: st.DataObject) -> None:
+    def groups(leaves: list[int]) -> set[tuple[int, ...]]:
+        edges = pages._edges(np.array(leaves, np.int64))
+        assert (edges[0], edges[-1]) == (0, len(leaves))
+        return {tuple(leaves[first:end]) for first, end in itertools.pairwise(edges)}
+
+    where = data.draw(st.integers(0, len(numbers) - 1))
+    assert len(groups(numbers[:where] + numbers[where + 1 :]) - groups(numbers)) <= 1
+
+
+def test_most_groups_are_remembered_and_hold_some_leaves() -> None:
+    for step in (1, 2, 3, 4, 16, 1_024):
+        edges = pages._edges(np.arange(2, 2 + 10_000 * step, step))
+        assert 300 < len(edges) < 1_300, "not every leaf is a group, nor is the table, however its pages are numbered"
 
 
 def test_a_page_that_spills_is_never_known(table: Path) -> None:

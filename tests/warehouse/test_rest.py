@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -251,8 +252,8 @@ def test_a_run_that_is_not_listed_is_kept_until_the_server_says_it_is_gone(
     mirror.sync()
     listed = RestReader._listed
 
-    def shorter(self: RestReader, experiments: list[str]) -> Iterator[list[dict[str, Any]]]:
-        for page in listed(self, experiments):
+    def shorter(self: RestReader, pool: ThreadPoolExecutor, experiments: list[str]) -> Iterator[list[dict[str, Any]]]:
+        for page in listed(self, pool, experiments):
             yield [r for r in page if r["info"]["run_id"] != runs[0]]
 
     said: list[str] = []
@@ -274,7 +275,9 @@ def test_pages_lose_nothing_however_runs_share_start_times(mirror: Mirror, monke
         run = mirror.client.create_run(mirror.experiment, start_time=start)
         mirror.client.log_param(run.info.run_id, "p", str(start))
     mirror.client.delete_run(run.info.run_id)
+    mirror.proxy.on(lambda *_: None)
     assert mirror.sync().runs_added == 15
+    assert sum(path.endswith("/runs/search") for path in mirror.proxy.paths) > 15 / 3, "in pages"
     monkeypatch.undo()
     mirror.is_exact()
 

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,19 @@ def test_a_second_sync_writes_no_byte(bench: Bench, store: Path, tmp_path: Path)
     sync(SqliteReader(store), db)
     before = db.read_bytes()
     assert sync(SqliteReader(store), db).up_to_date
+    assert db.read_bytes() == before
+
+
+def test_a_clock_that_is_ahead_does_not_make_an_unchanged_store_be_read(
+    bench: Bench, store: Path, tmp_path: Path
+) -> None:
+    db, ahead_s = tmp_path / "w.duckdb", time.time() + 3_600
+    os.utime(store, (ahead_s, ahead_s))
+    sync(SqliteReader(store), db)
+    before = db.read_bytes()
+    assert SqliteReader(store).written_since(db.stat().st_mtime_ns)
+    summary = sync(SqliteReader(store), db)
+    assert (summary.up_to_date, summary.runs_seen) == (True, None)
     assert db.read_bytes() == before
 
 

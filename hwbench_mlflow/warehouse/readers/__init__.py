@@ -96,6 +96,13 @@ class Reader(Protocol):
     snapshot: bool
     """:meth:`read` sees one moment of the store: a row that it loaded is never taken back."""
 
+    def written_since(self, moment_ns: int) -> bool:
+        """True if the store seems to have been written to after a moment (in ns since 1970); False if in doubt.
+
+        Only says which way to ask is the shorter one: a clock may be wrong.
+        """
+        ...
+
     def unchanged(self, previous: StoreState) -> bool:
         """True only if the store is known to hold what it held then; False when it cannot be told."""
         ...

@@ -49,6 +49,10 @@ class MysqlReader:
         where = url.query.get("unix_socket") or f"{url.host or 'localhost'}:{url.port or 3306}"
         self.store = f"mysql://{where}/{url.database}"
 
+    def written_since(self, moment_ns: int) -> bool:  # noqa: ARG002 -- the contract's name
+        """A server's database has no such time."""
+        return False
+
     def unchanged(self, previous: StoreState) -> bool:  # noqa: ARG002 -- the contract's name
         """The server has no position that every user may read."""
         return False

@@ -51,6 +51,10 @@ class PostgresqlReader:
         self.store = _identity(self._uri)
         _require_driver()
 
+    def written_since(self, moment_ns: int) -> bool:  # noqa: ARG002 -- the contract's name
+        """A server's database has no such time."""
+        return False
+
     def unchanged(self, previous: StoreState) -> bool:
         """True if nothing at all was written to the cluster since the last snapshot."""
         with self._connected() as cursor:

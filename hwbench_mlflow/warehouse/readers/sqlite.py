@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 20.0
 BATCH_ROWS = 4_096
 """Rows that the driver hands over at a time; with the longest tags 32 MB."""
+LOOK_THREADS = min(2, os.cpu_count() or 1)
+"""That look at the pages of tags, where that is what a sync waits for."""
 _LOOKED_AT = ("tags", "runs")
 """Tables whose pages are looked at, in the order of a :attr:`StoreState.memory`."""
 _TEXT = "''"
@@ -65,6 +67,10 @@ class SqliteReader:
         self.store = f"sqlite:///{self.path}"
         if not self.path.is_file():
             raise StoreError(f"no MLflow store at {path}", remedy="check --tracking-uri; `hwbench run` creates one")
+
+    def written_since(self, moment_ns: int) -> bool:
+        """By the file's own time."""
+        return self.path.stat().st_mtime_ns > moment_ns
 
     def unchanged(self, previous: StoreState) -> bool:
         """Same file, same change counter, rollback-journal mode, and no journal waiting to be rolled back."""
@@ -93,7 +99,8 @@ class SqliteReader:
             looks = whole and (request.remember or previous is not None)
             with ThreadPoolExecutor(1, "looks at pages") as pool:
                 look = _Looker(cursor, fd, previous.memory if previous is not None else None)
-                looking = pool.submit(look, "tags") if looks else None
+                # While all is loaded both cores are busy.
+                looking = pool.submit(look, "tags", 1 if previous is None else LOOK_THREADS) if looks else None
                 if previous is None:
                     self._load_all(cursor, stage, scope)
                 counts = {table: _count(cursor, table) for table in _APPENDED}
@@ -239,10 +246,12 @@ class _Looker:
         self._trees = {str(r[0]): (int(r[1]), str(r[2])) for r in rows(cursor, sql)}
         self._fd, self._known = fd, _remembered(memory)
 
-    def __call__(self, table: str) -> Look | None:
+    def __call__(self, table: str, threads: int = 1) -> Look | None:
         from hwbench_mlflow.warehouse.readers.pages import look
 
-        return look(self._fd, *self._trees[table], self._known.get(table)) if table in self._trees else None
+        if table not in self._trees:
+            return None
+        return look(self._fd, *self._trees[table], self._known.get(table), threads=threads)
 
 
 def _memory(looked: Mapping[str, Look | None]) -> bytes | None:
