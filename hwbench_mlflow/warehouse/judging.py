@@ -1,8 +1,8 @@
 """Judging many runs: their evidence as Arrow tables in, the rows of the star schema as Arrow tables out.
 
-Judging is Python's own work, so more than one core needs more than one process. Bytes go over sockets to
-``python -m hwbench_mlflow.warehouse.judging``: no pickle, nothing of the parent's is imported again, and no torch. It
-imports once and forks the others, while it has no thread. Few runs are judged here, where no process has to start.
+Judging is Python's own work, so more than one core needs more than one process. Bytes go over sockets to a Python that
+runs :func:`main`: no pickle, nothing of the parent's is imported again, and no torch. It imports once and forks the
+others, while it has no thread. Few runs are judged here, where no process has to start.
 Knows no DuckDB. What a process judged and what was judged here is the same function of the same bytes; a process that
 dies is an error, never a gap.
 """
@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -55,6 +55,10 @@ FIELDS = {
 """Table -> the field of :class:`.results.Rows` that holds its rows; ``benchmark_runs`` has one of each run."""
 
 _LENGTH = struct.Struct(">Q")
+
+_START = "import gc; gc.disable(); from hwbench_mlflow.warehouse.judging import main; main()"
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy's BLAS starts a thread a core, which spins for the first tenth of a second: nothing here multiplies matrices."""
 
 
 class JudgeDied(StoreError):
@@ -198,7 +202,7 @@ class Judges:
             pairs = [socket.socketpair() for _ in range(share)]
             theirs = [other.fileno() for _, other in pairs]
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hwbench_mlflow.warehouse.judging", *map(str, theirs)],
+                [sys.executable, "-P", "-c", _START, *map(str, theirs)], env=os.environ | _ENVIRONMENT,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=theirs, process_group=0,
             )  # fmt: skip
             for ours, other in pairs:
@@ -313,18 +317,18 @@ def processes() -> int:
     return min(cores, MAX_PROCESSES)
 
 
-def main(descriptors: Sequence[str]) -> None:
-    """Processes that judge, one for each socket that this one was given."""
+def main() -> NoReturn:
+    """Processes that judge, one for each socket that this one was given as a number in ``sys.argv``."""
     import pyarrow  # noqa: F401 -- once, before there is more than one process
 
     os.dup2(2, 1)
-    channels = [socket.socket(fileno=int(number)) for number in descriptors]
+    channels = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
     # Rows are trees: looking for cycles among a thousand runs' of them, again and again, took a tenth of the time.
     gc.disable()
     gc.freeze()
     if len(channels) == 1:
         _serve(channels[0])
-        return
+        _end(0)
     forked: set[int] = set()
     for channel in channels:
         child = os.fork()
@@ -333,7 +337,7 @@ def main(descriptors: Sequence[str]) -> None:
                 if other is not channel:
                     other.close()  # else the end of one would not be seen while another lives
             _serve(channel)
-            return
+            _end(0)
         forked.add(child)
     for channel in channels:
         channel.close()
@@ -346,7 +350,13 @@ def main(descriptors: Sequence[str]) -> None:
             failed = code if code > 0 else 128 - code
             for other_id in forked:  # who asks this process what happened waits for it to end
                 os.kill(other_id, signal.SIGKILL)
-    sys.exit(failed)
+    _end(failed)
+
+
+def _end(status: int) -> NoReturn:
+    """End at once: taking a whole Python apart, object by object, is as much work as fifty verdicts."""
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _serve(channel: socket.socket) -> None:
@@ -452,7 +462,3 @@ def _exactly(channel: socket.socket, length: int) -> bytearray | None:
             return None
         rest = rest[got:]
     return data
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
