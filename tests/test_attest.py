@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from hwbench_mlflow.attest import (
     MAX_ENVELOPE_BYTES,
     PAYLOAD_TYPE,
     RESULT_PREDICATE,
+    CheckedAhead,
     Keyring,
     Revocation,
     SignatureCheck,
@@ -379,6 +381,17 @@ def test_what_is_not_one_public_ed25519_key_is_refused(name: str) -> None:
         parse_public_key(data, name="x")
 
 
+def test_what_was_checked_ahead_is_what_check_says_of_these_bytes_and_this_ring() -> None:
+    envelopes = [ENVELOPE, sign(STATEMENT, OTHER), ENVELOPE[:-1], _envelope(payloadType="x"), b""]
+    ahead = CheckedAhead(envelopes[:-1], RING)
+    assert [ahead.check(e, RING) for e in envelopes] == [check(e, RING) for e in envelopes]
+    assert ahead.check(ENVELOPE, RING).trusted
+    gone = Keyring(RING.keys, {KEY.keyid: Revocation(keyid=KEY.keyid, revoked_at="2026-01-01", reason=None)})
+    for other in (gone, Keyring({})):
+        assert ahead.check(ENVELOPE, other) == check(ENVELOPE, other)
+        assert not ahead.check(ENVELOPE, other).trusted
+
+
 # --- The short way to read an envelope, beside the long one ---------------------------------------
 
 
@@ -387,6 +400,7 @@ def _both_ways(envelope: bytes) -> tuple[SignatureCheck, SignatureCheck]:
     short = check(envelope, RING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attest, "_plain", lambda *_: None)
+        patch.setattr(attest, "_CANONICAL_ENVELOPE", re.compile(rb"(?!)"))
         return short, check(envelope, RING)
 
 

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from hwbench_mlflow.attest import Keyring, Revocation, parse_public_key
+from hwbench_mlflow.attest import CheckedAhead, Checking, Keyring, Revocation, parse_public_key
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.evidence import RunIndex
+from hwbench_mlflow.evidence import ATTESTATION_FILE, BINDING_FILE, RunIndex
 from hwbench_mlflow.warehouse.results import Case, Row, Rows, rows_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _LENGTH = struct.Struct(">Q")
 
 _START = "import gc; gc.disable(); from hwbench_mlflow.warehouse.judging import main; main()"
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
-"""numpy's BLAS starts a thread a core, which spins for the first tenth of a second: nothing here multiplies matrices."""
+"""numpy's BLAS starts a thread a core, which spins for the first tenth of a second; nothing here needs it."""
 
 
 class JudgeDied(StoreError):
@@ -105,6 +105,7 @@ def cases_of(work: pa.Table) -> list[Case]:
 
 
 _NESTED = ("params", "tags", "points", "files")
+ENVELOPE_FILES = frozenset({ATTESTATION_FILE, BINDING_FILE})
 
 
 def _entries(work: pa.Table, name: str) -> list[list[tuple[Any, ...]]]:
@@ -137,15 +138,24 @@ def judged(work: pa.Table, terms: Terms) -> list[tuple[Case, Rows]]:
     cases, files = cases_of(work), _entries(work, "files")
     judges = work.column("judged_by").to_pylist()
     unreachable = work.column("unreachable").to_pylist()
+    envelopes = (content for found in files for name, _, content in found if name in ENVELOPE_FILES)
+    checking = CheckedAhead(envelopes, terms.keyring).check
     return [
-        (case, _rows(case, found, why, terms, judge))
+        (case, _rows(case, found, why, terms, judge, checking))
         for case, found, why, judge in zip(cases, files, unreachable, judges, strict=True)
     ]
 
 
-def _rows(case: Case, found: Sequence[tuple[str, str, bytes]], why: str | None, terms: Terms, judge: str) -> Rows:
+def _rows(  # noqa: PLR0917 -- one caller, a few lines above
+    case: Case,
+    found: Sequence[tuple[str, str, bytes]],
+    why: str | None,
+    terms: Terms,
+    judge: str,
+    checking: Checking,
+) -> Rows:
     files = {name: content for name, _, content in found}
-    rows = rows_of(case, files if why is None else why, terms.keyring, judge)
+    rows = rows_of(case, files if why is None else why, terms.keyring, judge, checking)
     if terms.kept_only and _spoilt(found, rows.files):
         rows = rows_of(case, {}, terms.keyring, judge)
     if not terms.keep_content:
