@@ -85,12 +85,9 @@ def cases_of(work: pa.Table) -> list[Case]:
     points = _entries(work, "points")
     cases = []
     for n, run_id in enumerate(plain["run_id"]):
-        metrics: dict[str, list[float]] = {}
-        for key, value in points[n]:
-            metrics.setdefault(key, []).append(value)
-        for values in metrics.values():
-            if len(values) > 1:
-                values.sort(key=lambda value: (math.isnan(value), value))
+        metrics = {key: [value] for key, value in points[n]}
+        if len(metrics) < len(points[n]):
+            metrics = _grouped(points[n])
         cases.append(
             Case(
                 run_id=run_id, role=plain["role"][n], fingerprint=plain["fingerprint"][n],
@@ -102,6 +99,15 @@ def cases_of(work: pa.Table) -> list[Case]:
             )
         )  # fmt: skip
     return cases
+
+
+def _grouped(points: Sequence[tuple[str, float]]) -> dict[str, list[float]]:
+    metrics: dict[str, list[float]] = {}
+    for key, value in points:
+        metrics.setdefault(key, []).append(value)
+    for values in metrics.values():
+        values.sort(key=lambda value: (math.isnan(value), value))
+    return metrics
 
 
 _NESTED = ("params", "tags", "points", "files")
