@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -204,10 +204,13 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 class Judges:
-    """Processes that judge, as many as there are cores. A context: they end with it."""
+    """Processes that judge, as many as there are cores. A context: they end with it.
 
-    def __init__(self, terms: Terms, count: int | None = None) -> None:
-        self._setup = _write_terms(terms)
+    ``terms`` may be how to come by them: they are asked for while the processes start.
+    """
+
+    def __init__(self, terms: Terms | Callable[[], Terms], count: int | None = None) -> None:
+        self._terms = terms
         self._count = count or processes()
         self._idle: deque[_Judge] = deque()
         self._all: list[_Judge] = []
@@ -225,9 +228,14 @@ class Judges:
                 other.close()
                 self._all.append(_Judge(process, ours))
         self._idle.extend(self._all)
+        try:
+            setup = _write_terms(_said(self._terms))
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         for judge in self._all:
             with contextlib.suppress(OSError):  # it is dead already: whoever asks it first says so
-                _send(judge.channel, self._setup)
+                _send(judge.channel, setup)
         return self
 
     def __exit__(
@@ -308,8 +316,8 @@ def _joined(pieces: Sequence[dict[str, pa.Table] | None]) -> dict[str, pa.Table]
 class Here:
     """Nobody else: this process judges."""
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    def __init__(self, terms: Terms | Callable[[], Terms]) -> None:
+        self._terms = _said(terms)
 
     def judge(self, works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, dict[str, pa.Table] | None]]:
         """Each work with its tables, in order; None where a value fits no column."""
@@ -317,8 +325,12 @@ class Here:
             yield work, _tables(judged(work, self._terms), self._terms)
 
 
+def _said(terms: Terms | Callable[[], Terms]) -> Terms:
+    return terms if isinstance(terms, Terms) else terms()
+
+
 @contextlib.contextmanager
-def judges(terms: Terms, runs: int) -> Iterator[Judges | Here]:
+def judges(terms: Terms | Callable[[], Terms], runs: int) -> Iterator[Judges | Here]:
     """Who judges that many runs: other processes where they pay."""
     if runs < POOL_RUNS or processes() < 2:
         yield Here(terms)
