@@ -1,7 +1,8 @@
 """Who says so, and is it unchanged: in-toto Statements in DSSE envelopes, signed Ed25519.
 
 Owns the form of ``hwbench/attestation.dsse.json`` and of public keys; pure functions of bytes, the files are
-:mod:`.keystore`'s. Imports :mod:`.errors` and, for everything cryptographic, securesystemslib, cryptography and PyNaCl.
+:mod:`.keystore`'s. Imports :mod:`.errors` and, for everything cryptographic, securesystemslib, cryptography and PyNaCl;
+only the last at once: who checks what hwbench wrote needs no other.
 
 What a signature proves, and what it does not
     A signature proves *who* (the holder of one private key) and *unchanged* (these bytes, since they
@@ -26,6 +27,7 @@ A keyid is securesystemslib's: the SHA-256, in lower-case hex, of the canonical 
 from __future__ import annotations
 
 import binascii
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -33,18 +35,17 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # re-exported, no __all__
 
 from hwbench_mlflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # re-exported, no __all__
 
 RESULT_PREDICATE = "urn:hwbench:benchmark-result:v1"
 """Predicate: ``result_id``, ``hwbench_version``, ``created_at`` (UTC, ISO 8601)."""
@@ -226,22 +227,36 @@ def _require_canonical(value: object, data: bytes, what: str) -> None:
 # --- Keys ---------------------------------------------------------------------------------------
 
 
+def keyid_of(public: bytes) -> str:
+    """The identity of an Ed25519 public key, as the head of this module has it."""
+    named = {"keytype": "ed25519", "keyval": {"public": public.hex()}, "scheme": "ed25519"}
+    return hashlib.sha256(canonical_json(named)).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey:
-    """A public key with what its holder is called here. ``name`` is a label, never an identity: that is
-    ``keyid``. ``host`` and ``added_at`` (UTC, ISO 8601) are None where only the key itself was kept."""
+    """A public key (32 bytes) with what its holder is called here. ``name`` is a label, never an identity: that is
+    ``keyid``. ``host`` and ``added_at`` (UTC, ISO 8601) are None where only the key itself was kept.
+
+    Raises ValueError where ``keyid`` is not that of ``public``.
+    """
 
     keyid: str
     name: str
     host: str | None
     added_at: str | None
-    key: SSlibKey = field(repr=False)
+    public: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.keyid != keyid_of(self.public):
+            raise ValueError(f"{self.keyid[:16]} is not the id of this key")
 
     @property
     def pem(self) -> str:
         """The public key as PEM (SubjectPublicKeyInfo)."""
-        raw = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.key.keyval["public"]))
-        return raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return _openssl_key(self.public).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def renamed(self, name: str) -> TrustedKey:
         """The same key, called otherwise. Raises :class:`UsageError` for a name that cannot be shown."""
@@ -327,19 +342,23 @@ def parse_public_key(data: bytes, *, name: str, host: str | None = None, added_a
 
 
 def _trusted_key(pem: bytes, name: object, host: object, added_at: object) -> TrustedKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     try:
-        public = load_pem_public_key(pem)
+        key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError("This is not a public key in PEM", remedy="`hwbench keys export` writes one") from error
-    if not isinstance(public, Ed25519PublicKey) or pem.count(b"-----BEGIN") != 1:
+    if not isinstance(key, Ed25519PublicKey) or pem.count(b"-----BEGIN") != 1:
         raise UsageError("This is not one Ed25519 public key", remedy="`hwbench keys export` writes one")
-    key = SSlibKey.from_crypto(public)
+    public = key.public_bytes_raw()
     return TrustedKey(
-        keyid=key.keyid,
+        keyid=keyid_of(public),
         name=label(name, "name"),
         host=None if host is None else label(host, "host"),
         added_at=None if added_at is None else label(added_at, "added_at"),
-        key=key,
+        public=public,
     )
 
 
@@ -387,6 +406,8 @@ class SignatureCheck:
 
 def sign(statement: bytes, key: SigningKey) -> bytes:
     """The DSSE envelope of a statement, signed, as canonical JSON. ValueError if it is not a statement."""
+    from securesystemslib.dsse import Envelope
+
     parse_statement(statement)
     envelope = Envelope(statement, PAYLOAD_TYPE, {})
     envelope.sign(key.signer)
@@ -461,15 +482,17 @@ def _verified(known: TrustedKey, keyid: str, signature: bytes, payload: bytes) -
     libsodium is asked first: it takes less than half of OpenSSL's time, and knows fewer signatures for good (no keys
     or points of small order), so its yes is OpenSSL's yes. Its no is OpenSSL's to say.
     """
-    if known.key.keyid != keyid or (known.key.keytype, known.key.scheme) != ("ed25519", "ed25519"):
+    if known.keyid != keyid:
         return False
     signed = _PAE + b"%d %b" % (len(payload), payload)
-    public = bytes.fromhex(known.key.keyval["public"])
+    public = known.public
     if len(signature) == _SIGNATURE_BYTES and len(public) == _PUBLIC_BYTES:
         try:
             return crypto_sign_open(signature + signed, public) == signed
         except BadSignatureError:
             pass
+    from cryptography.exceptions import InvalidSignature
+
     try:
         _openssl_key(public).verify(signature, signed)
     except InvalidSignature:
@@ -479,6 +502,8 @@ def _verified(known: TrustedKey, keyid: str, signature: bytes, payload: bytes) -
 
 @lru_cache(maxsize=1024)
 def _openssl_key(public: bytes) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     return Ed25519PublicKey.from_public_bytes(public)
 
 
@@ -505,6 +530,8 @@ def _parse_envelope(data: bytes) -> tuple[bytes, bytes, str]:
     keyid = found["keyid"]
     if not isinstance(keyid, str) or not _HEX_SHA256.fullmatch(keyid) or not isinstance(found["sig"], str):
         raise Malformed("its signature is not a keyid and a sig")
+    from securesystemslib.dsse import Envelope
+
     try:
         envelope = Envelope.from_dict(value)
     except ValueError as error:  # binascii.Error is one

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def _key(seed: int, name: str = "lab") -> SigningKey:
         name=name,
         host="host-1",
         added_at="2026-11-24T00:00:00+00:00",
-        key=signer.public_key,
+        public=bytes.fromhex(signer.public_key.keyval["public"]),
     )
     return SigningKey(public, signer)
 
@@ -114,6 +115,13 @@ def test_the_statement_is_in_toto_v1_and_canonical() -> None:
         "predicateType": "urn:hwbench:benchmark-result:v1",
         "predicate": PREDICATE,
     }
+
+
+def test_a_key_has_no_other_id_than_its_own() -> None:
+    with pytest.raises(ValueError, match="is not the id of this key"):
+        dataclasses.replace(KEY.public, keyid=OTHER.keyid)
+    with pytest.raises(ValueError, match="is not the id of this key"):
+        dataclasses.replace(KEY.public, public=OTHER.public.public)
 
 
 def test_the_key_id_never_changes() -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from hwbench_mlflow.attest import CheckedAhead, Checking, Keyring, Revocation, parse_public_key
+from hwbench_mlflow.attest import CheckedAhead, Checking, Keyring, Revocation, TrustedKey
 from hwbench_mlflow.errors import StoreError
 from hwbench_mlflow.evidence import ATTESTATION_FILE, BINDING_FILE, RunIndex
 from hwbench_mlflow.warehouse.results import Case, Row, Rows, rows_of
@@ -421,9 +421,9 @@ def _read_tables(data: bytes | bytearray) -> dict[str, pa.Table] | None:
 
 
 class _Setup(msgspec.Struct):
-    """:class:`Terms` as bytes. ``keys`` are public."""
+    """:class:`Terms` as bytes. ``keys`` are public: id, name, host, when it was added, the 32 bytes."""
 
-    keys: dict[str, str]
+    keys: dict[str, tuple[str, str, str | None, str | None, bytes]]
     revoked: dict[str, tuple[str, str, str | None]]
     schemas: dict[str, bytes]
     keep_content: bool
@@ -434,7 +434,7 @@ def _write_terms(terms: Terms) -> bytes:
     ring = terms.keyring
     return msgspec.msgpack.encode(
         _Setup(
-            keys={name: key.to_json() for name, key in ring.keys.items()},
+            keys={name: (k.keyid, k.name, k.host, k.added_at, k.public) for name, k in ring.keys.items()},
             revoked={name: (r.keyid, r.revoked_at, r.reason) for name, r in ring.revoked.items()},
             schemas={name: schema.serialize().to_pybytes() for name, schema in terms.schemas.items()},
             keep_content=terms.keep_content, kept_only=terms.kept_only,
@@ -447,7 +447,10 @@ def _read_terms(data: bytes | bytearray) -> Terms:
 
     found = msgspec.msgpack.decode(data, type=_Setup)
     keyring = Keyring(
-        {name: parse_public_key(text.encode(), name=name) for name, text in found.keys.items()},
+        {
+            name: TrustedKey(keyid=k, name=called, host=host, added_at=at, public=public)
+            for name, (k, called, host, at, public) in found.keys.items()
+        },
         {name: Revocation(keyid=k, revoked_at=at, reason=why) for name, (k, at, why) in found.revoked.items()},
     )
     schemas = {name: pa.ipc.read_schema(pa.py_buffer(data)) for name, data in found.schemas.items()}
