@@ -224,6 +224,8 @@ def _indexed(case: _Case, run: RunIndex, expected: ResultIndex, measured: Verdic
 def _strings(
     what: str, expected: Mapping[str, str], found: Mapping[str, str], ours: frozenset[str]
 ) -> Iterator[tuple[VerdictState, str]]:
+    if found == expected:
+        return
     wrong = () if expected.items() <= found.items() else expected.items()
     for name, value in wrong:
         if name not in found:
