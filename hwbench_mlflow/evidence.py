@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hwbench_mlflow.attest import (
     BINDING_PREDICATE,
     RESULT_PREDICATE,
+    Checking,
     Keyring,
     SignatureCheck,
     SigningKey,
@@ -85,26 +86,30 @@ class _Case:
     """What one judgement gathers. ``digests`` are of the files, each of which is hashed once."""
 
     digests: Mapping[str, str]
+    keyring: Keyring
+    checking: Checking
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, rule: str, effect: VerdictState, reason: str) -> None:
         self.findings.append(Finding(rule=rule, effect=effect, reason=reason))
 
 
-def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring) -> Judgement:
+def judge(
+    artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring, checking: Checking = check
+) -> Judgement:
     """The verdict of a run's evidence, recomputed from its bytes.
 
     ``artifacts`` holds the run's files under ``hwbench/`` by file name; ``run`` is what the store says
-    of it, or None for a result that is in no store yet (a file made by ``--out``). Never raises for bad
-    evidence: that is a verdict too.
+    of it, or None for a result that is in no store yet (a file made by ``--out``); ``checking`` is who says what a
+    signature is worth. Never raises for bad evidence: that is a verdict too.
     """
-    case = _Case({name: sha256(data) for name, data in artifacts.items()})
+    case = _Case({name: sha256(data) for name, data in artifacts.items()}, keyring, checking)
     result = samples = signature = expected = None
     if RESULT_FILE not in artifacts:
         case.add("files", UNVERIFIED, f"{FOLDER}/{RESULT_FILE} is missing")
     else:
         result, samples = _decoded(case, artifacts)
-        signature = _signed(case, artifacts, keyring, result)
+        signature = _signed(case, artifacts, result)
     try:
         absurd = impossible(result) if result is not None else ()
         case.findings.extend(absurd)
@@ -113,7 +118,7 @@ def judge(artifacts: Mapping[str, bytes], run: RunIndex | None, keyring: Keyring
             measured = judge_result(result, samples)
             case.findings.extend(measured.findings)
         if run is not None:
-            _bound(case, artifacts, run, keyring)
+            _bound(case, artifacts, run)
             if result is not None and not absurd:
                 expected = index_of(result, case.digests[RESULT_FILE], measured or Verdict(state=UNVERIFIED))
                 _indexed(case, run, expected, measured)
@@ -144,14 +149,12 @@ def _decoded(case: _Case, artifacts: Mapping[str, bytes]) -> tuple[BenchmarkResu
         return result, None
 
 
-def _signed(
-    case: _Case, artifacts: Mapping[str, bytes], keyring: Keyring, result: BenchmarkResult | None
-) -> SignatureCheck | None:
+def _signed(case: _Case, artifacts: Mapping[str, bytes], result: BenchmarkResult | None) -> SignatureCheck | None:
     envelope = artifacts.get(ATTESTATION_FILE)
     if envelope is None:
         case.add("signature", UNVERIFIED, "it is not signed")
         return None
-    found = check(envelope, keyring)
+    found = case.checking(envelope, case.keyring)
     _trusted(case, found, "the result")
     if found.statement is None:
         return found
@@ -167,7 +170,7 @@ def _signed(
     return found
 
 
-def _bound(case: _Case, artifacts: Mapping[str, bytes], run: RunIndex, keyring: Keyring) -> None:
+def _bound(case: _Case, artifacts: Mapping[str, bytes], run: RunIndex) -> None:
     if run.status != "FINISHED":
         case.add("run", UNVERIFIED, f"the run is {run.status}, not FINISHED")
     if RESULT_FILE not in artifacts:
@@ -183,7 +186,7 @@ def _bound(case: _Case, artifacts: Mapping[str, bytes], run: RunIndex, keyring: 
     if envelope is None:
         case.add("binding", UNVERIFIED, "nothing signed says that the result belongs to this run")
         return
-    found = check(envelope, keyring)
+    found = case.checking(envelope, case.keyring)
     _trusted(case, found, "the binding to this run")
     if found.statement is None:
         return
@@ -221,6 +224,8 @@ def _indexed(case: _Case, run: RunIndex, expected: ResultIndex, measured: Verdic
 def _strings(
     what: str, expected: Mapping[str, str], found: Mapping[str, str], ours: frozenset[str]
 ) -> Iterator[tuple[VerdictState, str]]:
+    if found == expected:
+        return
     wrong = () if expected.items() <= found.items() else expected.items()
     for name, value in wrong:
         if name not in found:
@@ -249,6 +254,8 @@ def _tags(
 
 
 def _points(expected: ResultIndex, found: Mapping[str, Sequence[float]]) -> Iterator[tuple[VerdictState, str]]:
+    if found == {name: [value] for name, value in expected.metrics.items()}:  # no NaN: it equals itself only as itself
+        return
     for name, value in expected.metrics.items():
         points = found.get(name, ())
         if len(points) == 1 and points[0] == value:

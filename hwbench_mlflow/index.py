@@ -110,11 +110,12 @@ def _tags(result: BenchmarkResult, verdict: Verdict) -> dict[str, str]:
 
 def _metrics(result: BenchmarkResult) -> dict[str, float]:
     stats, batch = result.aggregates, result.workload.batch_size
-    inferences = sum(w.sample_count * w.runs_per_sample for w in result.workers)
-    window_s = sum(w.window_ns for w in result.workers) / 1e9
+    workers = result.workers
+    inferences = sum([w.sample_count * w.runs_per_sample for w in workers])
+    window_s = sum([w.window_ns for w in workers]) / 1e9
     flops_per_s = result.model.flops * inferences / window_s if window_s else None
     # A query of several samples is one thing that somebody waits for, however it was run.
-    single = all(w.runs_per_sample == 1 for w in result.workers) or result.workload.scenario is Scenario.MULTISTREAM
+    single = all(w.runs_per_sample == 1 for w in workers) or result.workload.scenario is Scenario.MULTISTREAM
     server = stats.server
     joules = result.energy.joules if result.energy else None
     peak = result.calibration.peak_flops_per_s if result.calibration else None
@@ -147,29 +148,27 @@ def _metrics(result: BenchmarkResult) -> dict[str, float]:
         "queue_ms_mean": server.queue_mean_ms if server is not None else None,
         "service_ms_p50": server.service_p50_ms if server is not None else None,
         "sample_count": float(stats.sample_count),
-        "warmup_count": float(sum(w.warmup_count for w in result.workers)),
-        "first_inference_ms": _mean([w.first_inference_ns / 1e6 for w in result.workers]),
-        "load_ms": _mean([w.facts.load_ns / 1e6 for w in result.workers]),
-        "compile_ms": _mean([w.facts.compile_ns / 1e6 for w in result.workers if w.facts.compile_ns is not None]),
-        "import_ms": _mean([w.import_ns / 1e6 for w in result.workers]),
-        "memory_peak_mb": _max([w.parent.max_rss_bytes for w in result.workers], MB),
-        "device_memory_peak_mb": _max([w.witness.device_memory_peak_bytes for w in result.workers], MB),
+        "warmup_count": float(sum([w.warmup_count for w in workers])),
+        "first_inference_ms": _mean([w.first_inference_ns / 1e6 for w in workers]),
+        "load_ms": _mean([w.facts.load_ns / 1e6 for w in workers]),
+        "compile_ms": _mean([w.facts.compile_ns / 1e6 for w in workers if w.facts.compile_ns is not None]),
+        "import_ms": _mean([w.import_ns / 1e6 for w in workers]),
+        "memory_peak_mb": _max([w.parent.max_rss_bytes for w in workers], MB),
+        "device_memory_peak_mb": _max([w.witness.device_memory_peak_bytes for w in workers], MB),
         "energy_j": joules,
         "energy_j_per_item": joules / (inferences * batch) if joules is not None and inferences else None,
         "power_w_mean": joules / window_s if joules is not None and window_s else None,
-        "worker_count": float(len(result.workers)),
+        "worker_count": float(len(workers)),
         "parameter_count": float(result.model.parameters),
-        "kernel_count": _max([w.witness.kernel_count for w in result.workers], 1),
+        "kernel_count": _max([w.witness.kernel_count for w in workers], 1),
         "bytes_per_item_gb": result.model.min_bytes / batch / 1e9,
         "calibrated_tflops": peak / 1e12 if peak is not None else None,
         "flops_per_item_g": result.model.flops / batch / 1e9,
         "achieved_tflops": flops_per_s / 1e12 if flops_per_s is not None else None,
         "roofline_fraction": flops_per_s / peak if flops_per_s is not None and peak else None,
-        "cpu_time_fraction": _mean(
-            [w.witness.process_cpu_ns / (w.witness.wall_ns * w.facts.threads) for w in result.workers]
-        ),
+        "cpu_time_fraction": _mean([w.witness.process_cpu_ns / (w.witness.wall_ns * w.facts.threads) for w in workers]),
         "scaling_growth": _mean(
-            [w.scaling[-1].median_ns / w.scaling[0].median_ns for w in result.workers if len(w.scaling) > 1]
+            [w.scaling[-1].median_ns / w.scaling[0].median_ns for w in workers if len(w.scaling) > 1]
         ),
         "steal_fraction": result.conditions.steal_fraction,
         "foreign_cpu_fraction": result.conditions.foreign_cpu_fraction,
@@ -178,9 +177,8 @@ def _metrics(result: BenchmarkResult) -> dict[str, float]:
         "load_before": result.conditions.load_before,
         "load_after": result.conditions.load_after,
     }
-    unknown = values.keys() - METRICS.keys()
-    if unknown:
-        raise KeyError(f"metrics without a row in METRICS: {sorted(unknown)}")
+    if not values.keys() <= METRICS.keys():
+        raise KeyError(f"metrics without a row in METRICS: {sorted(values.keys() - METRICS.keys())}")
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

@@ -145,7 +145,7 @@ def trust(key: TrustedKey, home: Path | None = None) -> TrustedKey:
                 f"Key {key.keyid[:16]} was revoked here on {revocation.revoked_at}",
                 remedy="Ask its owner for a new one",
             )
-        kept = TrustedKey(keyid=key.keyid, name=key.name, host=key.host, added_at=_now(), key=key.key)
+        kept = TrustedKey(keyid=key.keyid, name=key.name, host=key.host, added_at=_now(), public=key.public)
         _write(home / "trusted" / f"{key.keyid}.json", kept.to_json().encode())
         return kept
 
@@ -191,7 +191,8 @@ def _make(home: Path) -> SigningKey:
 
 def _own_public(key: SSlibKey, added_at: str | None) -> TrustedKey:
     host = platform.node() or None
-    return TrustedKey(keyid=key.keyid, name=host or "unnamed host", host=host, added_at=added_at, key=key)
+    public = bytes.fromhex(key.keyval["public"])
+    return TrustedKey(keyid=key.keyid, name=host or "unnamed host", host=host, added_at=added_at, public=public)
 
 
 def _ensure_trusted(key: SigningKey, home: Path) -> None:

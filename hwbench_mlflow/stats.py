@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 
 from hwbench_mlflow.model import Aggregates, Conditions
 
@@ -74,15 +76,20 @@ def median_interval(ordered: Sequence[float]) -> tuple[float, float] | None:
     n = len(ordered)
     if n < 6:
         return None
-    if n > 1000:
-        rank = math.floor(n / 2 - 0.98 * math.sqrt(n))
-    else:
-        rank, tail, term = 0, 0.0, 0.5**n
-        while tail + term <= 0.025:
-            tail += term
-            term = term * (n - rank) / (rank + 1)
-            rank += 1
+    rank = _rank_of_interval(n)
     return float(ordered[rank - 1]), float(ordered[n - rank])
+
+
+@lru_cache(maxsize=4096)
+def _rank_of_interval(n: int) -> int:
+    if n > 1000:
+        return math.floor(n / 2 - 0.98 * math.sqrt(n))
+    rank, tail, term = 0, 0.0, 0.5**n
+    while tail + term <= 0.025:
+        tail += term
+        term = term * (n - rank) / (rank + 1)
+        rank += 1
+    return rank
 
 
 def block_throughput_interval(stats: Aggregates, batch_size: int) -> tuple[float, float] | None:
@@ -112,22 +119,22 @@ def aggregate(
     Raises ValueError if there is no sample, or one that is not positive.
     """
     per_worker = [[ns / runs for ns in worker] for worker, runs in zip(samples, runs_per_sample, strict=True)]
-    pooled = [value for worker in per_worker for value in worker]
-    if not pooled or min(pooled) <= 0:
+    ordered = sorted(chain.from_iterable(per_worker))
+    if not ordered or ordered[0] <= 0:
         raise ValueError("a result needs samples, each longer than zero")
-    ordered = sorted(pooled)
     n = len(ordered)
     mean = math.fsum(ordered) / n
-    busy_ns = sum(sum(worker) for worker in samples)
-    inferences = sum(len(worker) * runs for worker, runs in zip(samples, runs_per_sample, strict=True))
+    busy_ns = sum(map(sum, samples))
+    inferences = sum(map(operator.mul, map(len, samples), runs_per_sample))
     interval = median_interval(ordered)
-    reasons = _noise(per_worker, ordered, conditions)
+    iqr = quantile(ordered, 0.75) - quantile(ordered, 0.25)
+    reasons = _noise(per_worker, iqr, quantile(ordered, 0.5), conditions)
     return Aggregates(
         sample_count=n,
         mean_ms=mean / NS_PER_MS,
         min_ms=ordered[0] / NS_PER_MS,
         max_ms=ordered[-1] / NS_PER_MS,
-        iqr_ms=_iqr(ordered) / NS_PER_MS,
+        iqr_ms=iqr / NS_PER_MS,
         stdev_ms=math.sqrt(_squares(ordered, mean) / (n - 1)) / NS_PER_MS if n > 1 else None,
         p50_ms=_ms(percentile(ordered, 50)),
         p90_ms=_ms(percentile(ordered, 90)),
@@ -160,19 +167,14 @@ def _ms(value: float | None) -> float | None:
     return None if value is None else value / NS_PER_MS
 
 
-def _iqr(ordered: Sequence[float]) -> float:
-    return quantile(ordered, 0.75) - quantile(ordered, 0.25)
-
-
-def _noise(per_worker: Sequence[Sequence[float]], ordered: Sequence[float], conditions: Conditions) -> tuple[str, ...]:
-    middle = quantile(ordered, 0.5)
+def _noise(per_worker: Sequence[Sequence[float]], iqr: float, middle: float, conditions: Conditions) -> tuple[str, ...]:
     found: list[str] = []
 
     def note(value: float | None, limit: float, text: str) -> None:
         if value is not None and value > limit:
             found.append(f"{text} {value:.1%} (limit {limit:.0%})")
 
-    note(_iqr(ordered) / middle, MAX_RELATIVE_IQR, "interquartile range over median")
+    note(iqr / middle, MAX_RELATIVE_IQR, "interquartile range over median")
     note(_drift(per_worker), MAX_DRIFT, "drift between the halves of a window")
     if len(per_worker) > 1:
         medians = [median(worker) for worker in per_worker]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from hwbench_mlflow.attest import (
     MAX_ENVELOPE_BYTES,
     PAYLOAD_TYPE,
     RESULT_PREDICATE,
+    CheckedAhead,
     Keyring,
     Revocation,
     SignatureCheck,
@@ -43,7 +46,7 @@ def _key(seed: int, name: str = "lab") -> SigningKey:
         name=name,
         host="host-1",
         added_at="2026-11-24T00:00:00+00:00",
-        key=signer.public_key,
+        public=bytes.fromhex(signer.public_key.keyval["public"]),
     )
     return SigningKey(public, signer)
 
@@ -112,6 +115,13 @@ def test_the_statement_is_in_toto_v1_and_canonical() -> None:
         "predicateType": "urn:hwbench:benchmark-result:v1",
         "predicate": PREDICATE,
     }
+
+
+def test_a_key_has_no_other_id_than_its_own() -> None:
+    with pytest.raises(ValueError, match="is not the id of this key"):
+        dataclasses.replace(KEY.public, keyid=OTHER.keyid)
+    with pytest.raises(ValueError, match="is not the id of this key"):
+        dataclasses.replace(KEY.public, public=OTHER.public.public)
 
 
 def test_the_key_id_never_changes() -> None:
@@ -379,6 +389,17 @@ def test_what_is_not_one_public_ed25519_key_is_refused(name: str) -> None:
         parse_public_key(data, name="x")
 
 
+def test_what_was_checked_ahead_is_what_check_says_of_these_bytes_and_this_ring() -> None:
+    envelopes = [ENVELOPE, sign(STATEMENT, OTHER), ENVELOPE[:-1], _envelope(payloadType="x"), b""]
+    ahead = CheckedAhead(envelopes[:-1], RING)
+    assert [ahead.check(e, RING) for e in envelopes] == [check(e, RING) for e in envelopes]
+    assert ahead.check(ENVELOPE, RING).trusted
+    gone = Keyring(RING.keys, {KEY.keyid: Revocation(keyid=KEY.keyid, revoked_at="2026-01-01", reason=None)})
+    for other in (gone, Keyring({})):
+        assert ahead.check(ENVELOPE, other) == check(ENVELOPE, other)
+        assert not ahead.check(ENVELOPE, other).trusted
+
+
 # --- The short way to read an envelope, beside the long one ---------------------------------------
 
 
@@ -387,6 +408,7 @@ def _both_ways(envelope: bytes) -> tuple[SignatureCheck, SignatureCheck]:
     short = check(envelope, RING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attest, "_plain", lambda *_: None)
+        patch.setattr(attest, "_CANONICAL_ENVELOPE", re.compile(rb"(?!)"))
         return short, check(envelope, RING)
 
 

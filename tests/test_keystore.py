@@ -53,7 +53,9 @@ def _stranger() -> TrustedKey:
 
 
 def _public(signer: CryptoSigner) -> TrustedKey:
-    return TrustedKey(keyid=signer.public_key.keyid, name="x", host=None, added_at=None, key=signer.public_key)
+    key = signer.public_key
+    public = bytes.fromhex(key.keyval["public"])
+    return TrustedKey(keyid=key.keyid, name="x", host=None, added_at=None, public=public)
 
 
 def _checked(key: SigningKey, home: Path) -> SignatureCheck:

@@ -1,8 +1,8 @@
 """Judging many runs: their evidence as Arrow tables in, the rows of the star schema as Arrow tables out.
 
-Judging is Python's own work, so more than one core needs more than one process. Bytes go over sockets to
-``python -m hwbench_mlflow.warehouse.judging``: no pickle, nothing of the parent's is imported again, and no torch. It
-imports once and forks the others, while it has no thread. Few runs are judged here, where no process has to start.
+Judging is Python's own work, so more than one core needs more than one process. Bytes go over sockets to a Python that
+runs :func:`main`: no pickle, nothing of the parent's is imported again, and no torch. It imports once and forks the
+others, while it has no thread. Few runs are judged here, where no process has to start.
 Knows no DuckDB. What a process judged and what was judged here is the same function of the same bytes; a process that
 dies is an error, never a gap.
 """
@@ -20,17 +20,17 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from hwbench_mlflow.attest import Keyring, Revocation, parse_public_key
+from hwbench_mlflow.attest import CheckedAhead, Checking, Keyring, Revocation, TrustedKey
 from hwbench_mlflow.errors import StoreError
-from hwbench_mlflow.evidence import RunIndex
+from hwbench_mlflow.evidence import ATTESTATION_FILE, BINDING_FILE, RunIndex
 from hwbench_mlflow.warehouse.results import Case, Row, Rows, rows_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ FIELDS = {
 """Table -> the field of :class:`.results.Rows` that holds its rows; ``benchmark_runs`` has one of each run."""
 
 _LENGTH = struct.Struct(">Q")
+
+_START = "import gc; gc.disable(); from hwbench_mlflow.warehouse.judging import main; main()"
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy's BLAS starts a thread a core, which spins for the first tenth of a second; nothing here needs it."""
 
 
 class JudgeDied(StoreError):
@@ -81,12 +85,9 @@ def cases_of(work: pa.Table) -> list[Case]:
     points = _entries(work, "points")
     cases = []
     for n, run_id in enumerate(plain["run_id"]):
-        metrics: dict[str, list[float]] = {}
-        for key, value in points[n]:
-            metrics.setdefault(key, []).append(value)
-        for values in metrics.values():
-            if len(values) > 1:
-                values.sort(key=lambda value: (math.isnan(value), value))
+        metrics = {key: [value] for key, value in points[n]}
+        if len(metrics) < len(points[n]):
+            metrics = _grouped(points[n])
         cases.append(
             Case(
                 run_id=run_id, role=plain["role"][n], fingerprint=plain["fingerprint"][n],
@@ -100,7 +101,17 @@ def cases_of(work: pa.Table) -> list[Case]:
     return cases
 
 
+def _grouped(points: Sequence[tuple[str, float]]) -> dict[str, list[float]]:
+    metrics: dict[str, list[float]] = {}
+    for key, value in points:
+        metrics.setdefault(key, []).append(value)
+    for values in metrics.values():
+        values.sort(key=lambda value: (math.isnan(value), value))
+    return metrics
+
+
 _NESTED = ("params", "tags", "points", "files")
+ENVELOPE_FILES = frozenset({ATTESTATION_FILE, BINDING_FILE})
 
 
 def _entries(work: pa.Table, name: str) -> list[list[tuple[Any, ...]]]:
@@ -133,15 +144,24 @@ def judged(work: pa.Table, terms: Terms) -> list[tuple[Case, Rows]]:
     cases, files = cases_of(work), _entries(work, "files")
     judges = work.column("judged_by").to_pylist()
     unreachable = work.column("unreachable").to_pylist()
+    envelopes = (content for found in files for name, _, content in found if name in ENVELOPE_FILES)
+    checking = CheckedAhead(envelopes, terms.keyring).check
     return [
-        (case, _rows(case, found, why, terms, judge))
+        (case, _rows(case, found, why, terms, judge, checking))
         for case, found, why, judge in zip(cases, files, unreachable, judges, strict=True)
     ]
 
 
-def _rows(case: Case, found: Sequence[tuple[str, str, bytes]], why: str | None, terms: Terms, judge: str) -> Rows:
+def _rows(  # noqa: PLR0917 -- one caller, a few lines above
+    case: Case,
+    found: Sequence[tuple[str, str, bytes]],
+    why: str | None,
+    terms: Terms,
+    judge: str,
+    checking: Checking,
+) -> Rows:
     files = {name: content for name, _, content in found}
-    rows = rows_of(case, files if why is None else why, terms.keyring, judge)
+    rows = rows_of(case, files if why is None else why, terms.keyring, judge, checking)
     if terms.kept_only and _spoilt(found, rows.files):
         rows = rows_of(case, {}, terms.keyring, judge)
     if not terms.keep_content:
@@ -184,10 +204,13 @@ def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
 
 
 class Judges:
-    """Processes that judge, as many as there are cores. A context: they end with it."""
+    """Processes that judge, as many as there are cores. A context: they end with it.
 
-    def __init__(self, terms: Terms, count: int | None = None) -> None:
-        self._setup = _write_terms(terms)
+    ``terms`` may be how to come by them: they are asked for while the processes start.
+    """
+
+    def __init__(self, terms: Terms | Callable[[], Terms], count: int | None = None) -> None:
+        self._terms = terms
         self._count = count or processes()
         self._idle: deque[_Judge] = deque()
         self._all: list[_Judge] = []
@@ -198,16 +221,21 @@ class Judges:
             pairs = [socket.socketpair() for _ in range(share)]
             theirs = [other.fileno() for _, other in pairs]
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hwbench_mlflow.warehouse.judging", *map(str, theirs)],
+                [sys.executable, "-P", "-c", _START, *map(str, theirs)], env=os.environ | _ENVIRONMENT,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=theirs, process_group=0,
             )  # fmt: skip
             for ours, other in pairs:
                 other.close()
                 self._all.append(_Judge(process, ours))
         self._idle.extend(self._all)
+        try:
+            setup = _write_terms(_said(self._terms))
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         for judge in self._all:
             with contextlib.suppress(OSError):  # it is dead already: whoever asks it first says so
-                _send(judge.channel, self._setup)
+                _send(judge.channel, setup)
         return self
 
     def __exit__(
@@ -288,8 +316,8 @@ def _joined(pieces: Sequence[dict[str, pa.Table] | None]) -> dict[str, pa.Table]
 class Here:
     """Nobody else: this process judges."""
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    def __init__(self, terms: Terms | Callable[[], Terms]) -> None:
+        self._terms = _said(terms)
 
     def judge(self, works: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, dict[str, pa.Table] | None]]:
         """Each work with its tables, in order; None where a value fits no column."""
@@ -297,8 +325,12 @@ class Here:
             yield work, _tables(judged(work, self._terms), self._terms)
 
 
+def _said(terms: Terms | Callable[[], Terms]) -> Terms:
+    return terms if isinstance(terms, Terms) else terms()
+
+
 @contextlib.contextmanager
-def judges(terms: Terms, runs: int) -> Iterator[Judges | Here]:
+def judges(terms: Terms | Callable[[], Terms], runs: int) -> Iterator[Judges | Here]:
     """Who judges that many runs: other processes where they pay."""
     if runs < POOL_RUNS or processes() < 2:
         yield Here(terms)
@@ -313,18 +345,18 @@ def processes() -> int:
     return min(cores, MAX_PROCESSES)
 
 
-def main(descriptors: Sequence[str]) -> None:
-    """Processes that judge, one for each socket that this one was given."""
+def main() -> NoReturn:
+    """Processes that judge, one for each socket that this one was given as a number in ``sys.argv``."""
     import pyarrow  # noqa: F401 -- once, before there is more than one process
 
     os.dup2(2, 1)
-    channels = [socket.socket(fileno=int(number)) for number in descriptors]
+    channels = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
     # Rows are trees: looking for cycles among a thousand runs' of them, again and again, took a tenth of the time.
     gc.disable()
     gc.freeze()
     if len(channels) == 1:
         _serve(channels[0])
-        return
+        _end(0)
     forked: set[int] = set()
     for channel in channels:
         child = os.fork()
@@ -333,7 +365,7 @@ def main(descriptors: Sequence[str]) -> None:
                 if other is not channel:
                     other.close()  # else the end of one would not be seen while another lives
             _serve(channel)
-            return
+            _end(0)
         forked.add(child)
     for channel in channels:
         channel.close()
@@ -346,7 +378,13 @@ def main(descriptors: Sequence[str]) -> None:
             failed = code if code > 0 else 128 - code
             for other_id in forked:  # who asks this process what happened waits for it to end
                 os.kill(other_id, signal.SIGKILL)
-    sys.exit(failed)
+    _end(failed)
+
+
+def _end(status: int) -> NoReturn:
+    """End at once: taking a whole Python apart, object by object, is as much work as fifty verdicts."""
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _serve(channel: socket.socket) -> None:
@@ -383,9 +421,9 @@ def _read_tables(data: bytes | bytearray) -> dict[str, pa.Table] | None:
 
 
 class _Setup(msgspec.Struct):
-    """:class:`Terms` as bytes. ``keys`` are public."""
+    """:class:`Terms` as bytes. ``keys`` are public: id, name, host, when it was added, the 32 bytes."""
 
-    keys: dict[str, str]
+    keys: dict[str, tuple[str, str, str | None, str | None, bytes]]
     revoked: dict[str, tuple[str, str, str | None]]
     schemas: dict[str, bytes]
     keep_content: bool
@@ -396,7 +434,7 @@ def _write_terms(terms: Terms) -> bytes:
     ring = terms.keyring
     return msgspec.msgpack.encode(
         _Setup(
-            keys={name: key.to_json() for name, key in ring.keys.items()},
+            keys={name: (k.keyid, k.name, k.host, k.added_at, k.public) for name, k in ring.keys.items()},
             revoked={name: (r.keyid, r.revoked_at, r.reason) for name, r in ring.revoked.items()},
             schemas={name: schema.serialize().to_pybytes() for name, schema in terms.schemas.items()},
             keep_content=terms.keep_content, kept_only=terms.kept_only,
@@ -409,7 +447,10 @@ def _read_terms(data: bytes | bytearray) -> Terms:
 
     found = msgspec.msgpack.decode(data, type=_Setup)
     keyring = Keyring(
-        {name: parse_public_key(text.encode(), name=name) for name, text in found.keys.items()},
+        {
+            name: TrustedKey(keyid=k, name=called, host=host, added_at=at, public=public)
+            for name, (k, called, host, at, public) in found.keys.items()
+        },
         {name: Revocation(keyid=k, revoked_at=at, reason=why) for name, (k, at, why) in found.revoked.items()},
     )
     schemas = {name: pa.ipc.read_schema(pa.py_buffer(data)) for name, data in found.schemas.items()}
@@ -452,7 +493,3 @@ def _exactly(channel: socket.socket, length: int) -> bytearray | None:
             return None
         rest = rest[got:]
     return data
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

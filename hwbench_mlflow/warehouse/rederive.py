@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from hwbench_mlflow.attest import Keyring
@@ -111,15 +112,19 @@ def rederive(
     """
     found = Rederived()
     judged: set[str] = set()
-    with listed(connection):
-        found.runs = connection.execute(f"SELECT count(*) FROM {OURS}").fetchall()[0][0]
-        proven: set[str] = set()
-        terms = Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
+    proven: set[str] = set()
+
+    @cache
+    def terms() -> Terms:
+        return Terms(keyring=keyring, schemas=schemas(connection), keep_content=False, kept_only=True)
+
+    with ExitStack() as held:
         try:
             with ExitStack() as entered:
                 # Processes start while what follows is looked up, where they are needed whatever that says.
-                new = found.runs if memory is None else found.runs - len(_known(connection))
-                several = entered.enter_context(judges(terms, new))
+                several = entered.enter_context(judges(terms, _likely(connection, memory)))
+                held.enter_context(listed(connection))
+                found.runs = connection.execute(f"SELECT count(*) FROM {OURS}").fetchall()[0][0]
                 _strays(connection, found)
                 proven = memory.proven(connection) if memory is not None else set()
                 _remembered(connection, proven, found)
@@ -132,6 +137,12 @@ def rederive(
             wrong = found.edited.keys() | found.absent.keys() | found.probes
             memory.remember(connection, judged - wrong, proven - wrong)
     return found
+
+
+def _likely(connection: DuckDBPyConnection, memory: Memory | None) -> int:
+    """About how many runs there are to judge at least: those with a row, less those that a digest may vouch for."""
+    rows = connection.execute("SELECT count(*) FROM benchmark_runs").fetchall()[0][0]
+    return int(rows) if memory is None else int(rows) - len(_known(connection))
 
 
 def _known(connection: DuckDBPyConnection) -> set[str]:
@@ -153,7 +164,7 @@ def _remembered(connection: DuckDBPyConnection, proven: set[str], found: Rederiv
 def _judge(  # noqa: PLR0917 -- one caller, a few lines above
     connection: DuckDBPyConnection,
     several: Judges | Here,
-    terms: Terms,
+    terms: Callable[[], Terms],
     progress: Callable[[int, int], None],
     proven: set[str],
     done: set[str],
@@ -167,7 +178,7 @@ def _judge(  # noqa: PLR0917 -- one caller, a few lines above
                 _unproven(run, found)
         else:
             with staged(connection) as stage:
-                stage.fill(work, made, terms)
+                stage.fill(work, made, terms())
                 _compare(connection, stage, work, found)
         done |= set(work.column("run_id").to_pylist())
         progress(len(proven) + len(done), found.runs)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hwbench_mlflow.attest import Keyring, canonical_json
+from hwbench_mlflow.attest import Checking, Keyring, canonical_json, check
 from hwbench_mlflow.codec import decode, encode, sha256
 from hwbench_mlflow.decide.replicating import APART, SAME, SOUND
 from hwbench_mlflow.documents import FILES as DOCUMENT_FILES
@@ -113,7 +113,9 @@ def judge_name(keyring: Keyring, version: str) -> str:
     return f"{version} {sha256(canonical_json([sorted(keys), sorted(gone)]))}"
 
 
-def rows_of(case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judged_by: str) -> Rows:
+def rows_of(
+    case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judged_by: str, checking: Checking = check
+) -> Rows:
     """The rows of a run. ``files`` is what was fetched, or why nothing could be. Never raises for bad evidence."""
     if isinstance(files, str):
         return _without(case, judged_by, "unreachable", files)
@@ -121,7 +123,7 @@ def rows_of(case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judg
         return Rows(run=_run(case, judged_by, "none"))
     if case.deleted:
         return Rows(run=_run(case, judged_by, "deleted"))
-    rows, digests = _read(case, files, keyring, judged_by)
+    rows, digests = _read(case, files, keyring, judged_by, checking)
     rows.files = [
         {"run_id": case.run_id, "name": name, "sha256": digests[name], "size_bytes": len(data), "content": data}
         for name, data in sorted(files.items())
@@ -129,12 +131,14 @@ def rows_of(case: Case, files: Mapping[str, bytes] | str, keyring: Keyring, judg
     return rows
 
 
-def _read(case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str) -> tuple[Rows, Mapping[str, str]]:
+def _read(
+    case: Case, files: Mapping[str, bytes], keyring: Keyring, judged_by: str, checking: Checking
+) -> tuple[Rows, Mapping[str, str]]:
     """The rows but for the files, and the SHA-256 of each file."""
     main = FILES[case.role][0]
     if case.role == "result":
         try:
-            judged = judge(files, case.index, keyring)
+            judged = judge(files, case.index, keyring, checking)
             # What was decoded is of this version; only what was not may be of another.
             other = None if judged.result is not None else _other_version(case, files.get(main), judged_by)
             return other or _result(case, files, judged, judged_by), judged.digests

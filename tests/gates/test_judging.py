@@ -88,6 +88,28 @@ def test_answers_come_in_order_and_keys_reach_the_processes(
         assert found == [[{"run_id": run, "signature_state": state}] for run in lab.runs * 2]
 
 
+def test_terms_are_asked_for_once_processes_start_and_without_them_they_end(lab: Lab, db: Path) -> None:
+    started = []
+
+    def terms() -> Terms:
+        started.extend(several._all)
+        if len(started) > 2:
+            raise OSError("no terms")
+        return _terms(connection, load_keyring(lab.home))
+
+    with duckdb.connect(str(db)) as connection, listed(connection):
+        work = load_work(connection, lab.runs, files=True)
+        several = Judges(terms, 2)
+        with several:
+            [(_, made)] = several.judge([work])
+        assert made == next(judging.Here(_terms(connection, load_keyring(lab.home))).judge([work]))[1]
+        several = Judges(terms, 2)
+        with pytest.raises(OSError, match="no terms"):
+            several.__enter__()
+    assert len(started) == 4
+    assert all(judge.process.returncode is not None for judge in started)
+
+
 def test_processes_that_die_are_an_error(lab: Lab, db: Path) -> None:
     with duckdb.connect(str(db)) as connection, listed(connection):
         works = [load_work(connection, [run], files=True) for run in lab.runs]
