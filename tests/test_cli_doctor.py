@@ -341,7 +341,7 @@ def test_a_clock_that_is_off_is_one_line_that_says_what_to_do(
         step = steps.pop(0) if steps else 0.0
         return fixed + offset + step
 
-    fixed, mono = real(), time.monotonic()
+    fixed, mono = float(int(real())), time.monotonic()  # a server's Date has no fractions
     clock = SimpleNamespace(
         time=now, monotonic=lambda: mono, sleep=lambda _: None, strftime=time.strftime,
         gmtime=lambda: time.gmtime(fixed + offset),
