@@ -114,7 +114,8 @@ def pair_up(
         if not count:
             raise StoreError(
                 f"side {name} ({side.text}) has no verified result in {found.path}",
-                remedy="`hwbench coverage` shows what there is",
+                remedy="`hwbench coverage` shows what there is"
+                + ("; --include-unranked takes runs of the profile smoke too" if ranked_only else ""),
             )
     if shared:
         raise UsageError(f"{shared} runs are on both sides: nothing can be said of a run against itself")

@@ -131,7 +131,10 @@ def refused(result: Result) -> str:
 def test_bad_input_is_one_line(ask: Ask, made: Path, tmp_path: Path) -> None:
     at = ("--published", str(made))
     assert "nothing is published" in refused(ask("git:aaaaaaaa", "git:bbbbbbbb"))
-    assert "side B (model:absent) has no verified result" in refused(ask("model:bert", "model:absent", *at))
+    absent = refused(ask("model:bert", "model:absent", *at))
+    assert "side B (model:absent) has no verified result" in absent
+    assert "--include-unranked takes runs of the profile smoke too" in absent
+    assert "--include-unranked" not in refused(ask("model:bert", "model:absent", "--include-unranked", *at))
     assert "on both sides" in refused(ask("model:bert", "git:aaaaaaaa", *at))
     assert "is no metric" in refused(ask("git:aaaaaaaa", "git:bbbbbbbb", "--metric", "colour", *at))
     assert "git knows no revision" in refused(ask("git:no-such-branch", "git:bbbbbbbb", *at))
