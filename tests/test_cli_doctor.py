@@ -394,6 +394,8 @@ def test_a_busy_machine_is_told(setup: Setup, monkeypatch: pytest.MonkeyPatch) -
         (found,) = run_checks(setup, {"load": machine_checks.load})
         told.append((found.level, found.seen))
         assert bool(found.remedy) is (found.level is Level.WARNING)
+        if found.remedy:
+            assert ("end what else runs" in found.remedy) is (taken > 0.5), "what is over cannot be ended"
     untold, calm = "this system does not tell its load", "other processes take 0.4 of 2 cores"
     noisy = "other processes take 0.6 of 2 cores, most of it 'stress' (process 4711, 0.6)"
     assert told == [

@@ -150,11 +150,14 @@ def load(setup: Setup) -> Iterator[Finding]:
     said = str(others) if others.busy else f"other processes take {others.cores:.1f} of {others.of} cores"
     known = average is not None and cores is not None
     said += f"; load {average:.2f} over the last minute" if known else "; this system does not tell its load"
-    busy = others.busy or (average is not None and cores is not None and average > BUSY_LOAD * cores)
-    yield Finding(
-        check="load", level=Level.WARNING if busy else Level.OK if known else Level.UNKNOWN, seen=said,
-        remedy="Wait, or end what else runs: times may be far longer than on a calm machine" if busy else None,
-    )  # fmt: skip
+    was_busy = average is not None and cores is not None and average > BUSY_LOAD * cores
+    remedy = None
+    if others.busy:
+        remedy = "Wait, or end what else runs: times may be far longer than on a calm machine"
+    elif was_busy:
+        remedy = "Wait a minute: what ran here, a benchmark of ours perhaps, may come again"
+    level = Level.WARNING if remedy is not None else Level.OK if known else Level.UNKNOWN
+    yield Finding(check="load", level=level, seen=said, remedy=remedy)
 
 
 def threads(setup: Setup) -> Iterator[Finding]:

@@ -44,20 +44,20 @@ ROWS = {
 }
 
 
+def printed(name: str) -> list[str]:
+    """The lines that a benchmark prints at its smallest size."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{name}", "--smallest"], cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_prints_a_complete_table(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.benchmarks.{name}", "--smallest"],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    header, rule, *lines = done.stdout.splitlines()
+    header, rule, *lines = printed(name)
     assert tuple(re.split(r"  +", header)) == HEADER
     assert set(rule) == {"-", " "}
     cells = {line.split("  ")[0]: re.split(r"  +", line) for line in lines}
@@ -68,16 +68,7 @@ def test_prints_a_complete_table(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_batch_s_tables_are_complete() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.bench_batch", "--smallest"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = [re.fullmatch(r"\| (.+) \| (?:\d+\.\d+%?)? ?\|", line) for line in done.stdout.splitlines()]
+    found = [re.fullmatch(r"\| (.+) \| (?:\d+\.\d+%?)? ?\|", line) for line in printed("bench_batch")]
     assert [one[1] for one in found if one] == [
         "one device, 2 cells, profile smoke",
         "whole batch, s",
@@ -97,16 +88,7 @@ def test_the_batch_s_tables_are_complete() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None and "fleet" not in REQUIRED, reason="ray is not installed")
 def test_the_fleet_s_table_is_complete() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.bench_fleet", "--smallest"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = [re.fullmatch(r"\| (.+) \| (?:-?\d+\.\d+)? ?\|", line) for line in done.stdout.splitlines()]
+    found = [re.fullmatch(r"\| (.+) \| (?:-?\d+\.\d+)? ?\|", line) for line in printed("bench_fleet")]
     assert [one[1] for one in found if one] == [
         "4 cells on 1 nodes of this machine",
         "whole batch, s",
