@@ -17,27 +17,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 
 import duckdb
 
-from hwbench_mlflow.attest import Keyring
+from hwbench_mlflow.attest import CheckedAhead, Keyring
 from hwbench_mlflow.attest import check as check_signature
-from hwbench_mlflow.evidence import ATTESTATION_FILE, BINDING_FILE, judge
+from hwbench_mlflow.evidence import ATTESTATION_FILE, BINDING_FILE, RunIndex, judge
 from hwbench_mlflow.gates import loader, run
 from hwbench_mlflow.keystore import derived_key, load_keyring
+from hwbench_mlflow.model import VerdictState
 from hwbench_mlflow.warehouse import audit, database
 from hwbench_mlflow.warehouse.cases import listed, load_work
 from hwbench_mlflow.warehouse.gated import Gated
-from hwbench_mlflow.warehouse.judging import cases_of, processes
+from hwbench_mlflow.warehouse.judging import PIECE_RUNS, cases_of, processes
 from hwbench_mlflow.warehouse.memory import KEY_PURPOSE
 from hwbench_mlflow.warehouse.publish import Publication, publish
 from hwbench_mlflow.warehouse.published import open_published
 from tests.benchmarks.made_runs import make
 
 TABLE = "performance_results"
+VERIFIED = VerdictState.VERIFIED
+TURNS = 7
 EMPTIED = (
     "mlflow.params", "mlflow.tags", "mlflow.latest_metrics", "mlflow.metric_history", "latency_samples",
     "evidence_files",
@@ -49,8 +53,8 @@ WITHOUT_EVIDENCE = {
 
 
 def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
-    """Every run judged again and compared by a first gate; the second one; one after an edit; and the same envelopes'
-    signatures alone, in one process and in as many as judge."""
+    """Verdicts beside bare signature checks, in one process and in as many as judge; then what a gate makes of them:
+    every run read, judged and compared by a first gate; the second one; one after an edit."""
     del rows
     db, home = folder / "runs.duckdb", folder / "home"
     keyring = make(db, home, runs)
@@ -68,7 +72,7 @@ def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
             assert (found.runs, found.unproven, found.broken) == (runs, {}, None)
             assert (found.remembered, len(found.edited)) == (remembered, edited)
 
-        alone_us = _judge_beside_checks(connection, keyring)
+        beside = _judge_beside_checks(connection, keyring)
         look("verdicts_alone", 0, 0, None)
         look("first", 0, 0)
         look("second", runs, 0)
@@ -77,28 +81,10 @@ def verdicts(folder: Path, runs: int, rows: int) -> dict[str, float]:
         )
         connection.execute(edit)
         look("one_edited", runs - 1, 1)
-        envelopes = [
-            row[0]
-            for row in connection.execute("SELECT content FROM evidence_files WHERE name LIKE '%.dsse.json'").fetchall()
-        ]
-    begin = time.perf_counter()
-    _signatures(envelopes, keyring)
-    alone = time.perf_counter() - begin
-    count = processes()
-    shares = [envelopes[n::count] for n in range(count)]
-    workers = [multiprocessing.Process(target=_signatures, args=(share, keyring)) for share in shares]
-    begin = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    together = time.perf_counter() - begin
     judged = seconds["verdicts_alone_s"]
     return {
-        **seconds, **cpu, **alone_us, "verdicts_runs_per_s": runs / judged,
-        "signatures_one_process_runs_per_s": runs / alone,
-        "signatures_runs_per_s": runs / together, "over_signatures": judged / together,
+        **beside, **seconds, **cpu, "gate_runs_per_s": runs / judged,
+        "gate_over_signatures": judged / runs * beside["signatures_runs_per_s"],
     }  # fmt: skip
 
 
@@ -109,32 +95,71 @@ def _cpu_s() -> float:
     )
 
 
+Evidence = Sequence[tuple[RunIndex, Mapping[str, bytes]]]
+
+
 def _judge_beside_checks(connection: duckdb.DuckDBPyConnection, keyring: Keyring) -> dict[str, float]:
-    """CPU time of :func:`judge` and of its two signatures alone, a run: the least of seven turns of each."""
+    """Verdicts (:func:`judge`, from files and indexes in memory) and the same envelopes' signatures alone, in turns:
+    CPU time a run in one process, and runs a second in as many processes as judge. The least of ``TURNS`` turns."""
     with listed(connection):
-        ids = [r[0] for r in connection.execute("SELECT run_id FROM benchmark_runs LIMIT 1000").fetchall()]
+        ids = [r[0] for r in connection.execute("SELECT run_id FROM benchmark_runs LIMIT 2000").fetchall()]
         work = load_work(connection, ids, files=True)
     cases = [(case.index, {f["name"]: f["content"] for f in found})
              for case, found in zip(cases_of(work), work.column("files").to_pylist(), strict=True)]  # fmt: skip
-    least = {"judge_cpu_us": math.inf, "checks_cpu_us": math.inf}
     gc.collect()
     gc.disable()  # as in the processes that judge
-    for _ in range(7):
-        begin = time.process_time()
-        for index, files in cases:
-            judge(files, index, keyring)
-        middle = time.process_time()
-        for _, files in cases:
-            _signatures([files[ATTESTATION_FILE], files[BINDING_FILE]], keyring)
-        end = time.process_time()
-        for name, taken in (("judge_cpu_us", middle - begin), ("checks_cpu_us", end - middle)):
-            least[name] = min(least[name], taken / len(cases) * 1e6)
+    gc.freeze()
+    parts: dict[str, Callable[[Evidence, Keyring], None]] = {"judge": _judgements, "checks": _signatures}
+    cpu_us = dict.fromkeys(parts, math.inf)
+    wall_s = dict.fromkeys(parts, math.inf)
+    ratios = []
+    for _ in range(TURNS):
+        taken = {}
+        for name, part in parts.items():
+            begin = time.process_time()
+            part(cases, keyring)
+            cpu_us[name] = min(cpu_us[name], (time.process_time() - begin) / len(cases) * 1e6)
+            taken[name] = _together(part, cases, keyring)
+            wall_s[name] = min(wall_s[name], taken[name])
+        ratios.append(taken["judge"] / taken["checks"])
+    gc.unfreeze()
     gc.enable()
-    return least | {"judge_over_checks": least["judge_cpu_us"] / least["checks_cpu_us"]}
+    return {
+        "judge_cpu_us": cpu_us["judge"], "checks_cpu_us": cpu_us["checks"],
+        "judge_over_checks": cpu_us["judge"] / cpu_us["checks"],
+        "verdicts_runs_per_s": len(cases) / wall_s["judge"], "signatures_runs_per_s": len(cases) / wall_s["checks"],
+        "verdicts_over_signatures": median(ratios),
+    }  # fmt: skip
 
 
-def _signatures(envelopes: list[bytes], keyring: Keyring) -> None:
-    assert all(check_signature(envelope, keyring).trusted for envelope in envelopes)
+def _together(part: Callable[[Evidence, Keyring], None], cases: Evidence, keyring: Keyring) -> float:
+    """Seconds of ``part`` of all cases in as many processes as judge, from the first one's start to the last one's end.
+    They are forked, so that both parts start at the same cost: of importing nothing."""
+    count, forking = processes(), multiprocessing.get_context("fork")
+    workers = [forking.Process(target=part, args=(cases[n::count], keyring)) for n in range(count)]
+    begin = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    return time.perf_counter() - begin
+
+
+def _judgements(cases: Evidence, keyring: Keyring) -> None:
+    """A piece at a time, its signatures first, as :func:`hwbench_mlflow.warehouse.judging.judged` does."""
+    for begin in range(0, len(cases), PIECE_RUNS):
+        piece = cases[begin : begin + PIECE_RUNS]
+        checking = CheckedAhead(_envelopes(piece), keyring).check
+        assert all(judge(files, index, keyring, checking).verdict.state == VERIFIED for index, files in piece)
+
+
+def _signatures(cases: Evidence, keyring: Keyring) -> None:
+    assert all(check_signature(envelope, keyring).trusted for envelope in _envelopes(cases))
+
+
+def _envelopes(cases: Evidence) -> Iterator[bytes]:
+    return (files[name] for _, files in cases for name in (ATTESTATION_FILE, BINDING_FILE))
 
 
 def many(folder: Path, runs: int, rows: int) -> dict[str, float]:

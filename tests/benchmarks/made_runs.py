@@ -6,8 +6,10 @@ Every number in it was invented by ``tests/honest.py``; its key is thrown away w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
@@ -15,6 +17,7 @@ from hwbench_mlflow.attest import Keyring
 from hwbench_mlflow.codec import sha256
 from hwbench_mlflow.evidence import RunIndex
 from hwbench_mlflow.keystore import signing_key
+from hwbench_mlflow.model import BenchmarkResult, OutputCheck
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.stage import CHILDREN, FINGERPRINTS, row_hash
 from hwbench_mlflow.warehouse.star import Star
@@ -41,13 +44,29 @@ def make(db: Path, home: Path, count: int) -> Keyring:
     indexes: list[RunIndex] = []
     for seed in range(count):
         run_id = sha256(f"run {seed}".encode())[:32]
-        found, index = claimed(*distinct(seed), run_id, key)
+        result, samples = distinct(seed)
+        found, index = claimed(_as_torch_writes(result, seed), samples, run_id, key)
         files[run_id] = found
         indexes.append(index)
     with database.writer(db) as connection:
         _mirror(connection, indexes)
         Star(keyring, Kept(files)).fill(connection)
     return keyring
+
+
+def _as_torch_writes(result: BenchmarkResult, seed: int) -> BenchmarkResult:
+    """With outputs of float32's digits and roundings, as a real run has them: of the honest result's few binary digits
+    the file is half as long, and a writer of shortest forms takes twice as long for each."""
+    draw = np.random.default_rng(seed)
+
+    def drawn(check: OutputCheck) -> OutputCheck:
+        reference = draw.standard_normal(len(check.reference), dtype=np.float32)
+        observed = reference + draw.standard_normal(len(reference), dtype=np.float32) * np.float32(1e-6)
+        return replace(check, reference=tuple(reference.tolist()), observed=tuple(observed.tolist()))
+
+    return replace(
+        result, workers=tuple(replace(w, outputs=tuple(map(drawn, w.outputs))) for w in result.workers)
+    )  # fmt: skip
 
 
 def _mirror(connection: DuckDBPyConnection, indexes: Sequence[RunIndex]) -> None:
