@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import psutil
 
 from hwbench_mlflow.host import usable_cores
-from hwbench_mlflow.supervise import machine_cpu_seconds
+from hwbench_mlflow.supervise import counter_places, machine_cpu_seconds
 
 BUSY_CORES = 0.5
 """Above it the machine is busy, however many cores it has: a parallel region waits for the slowest of its threads, and
@@ -85,18 +85,20 @@ class Look:
     def __init__(self, cores: Sequence[int] | None = None, worker: int | None = None) -> None:
         """``cores``: those that are measured on; all that may be used if not given. Where they are given, ours is only
         what this process and ``worker``'s tree take: what else we started has other cores."""
-        self._cores = _counted(cores if cores is not None else usable_cores())
-        self._count = len(self._cores) if self._cores is not None else psutil.cpu_count() or 1
+        ours = cores if cores is not None else usable_cores()
+        # Where their counters cannot be told apart, the whole machine is looked at.
+        self._places = None if ours is None else counter_places(ours)
+        self._count = len(self._places) if self._places is not None else psutil.cpu_count() or 1
         self._worker = worker if cores is not None else None
         self._before = _walk()
-        self._machine = machine_cpu_seconds(self._cores)
+        self._machine = machine_cpu_seconds(self._places)
         self._begun = time.monotonic()
 
     def others(self) -> Others:
         """What others took since. Waits where that was too short a time ago to tell."""
         time.sleep(max(0.0, SHORTEST_LOOK_S - (time.monotonic() - self._begun)))
         seconds = time.monotonic() - self._begun
-        busy, stolen, _ = machine_cpu_seconds(self._cores)
+        busy, stolen, _ = machine_cpu_seconds(self._places)
         after = _walk()
         took = busy - self._machine[0] - max(0.0, self._ours_s(after) - self._ours_s(self._before))
         lost = stolen - self._machine[1] if stolen is not None and self._machine[1] is not None else 0.0
@@ -131,14 +133,6 @@ class Look:
         """What a process took since the look began; all of it, if it has begun since."""
         before = self._before.get(key)
         return now.own_s - (before.own_s if before is not None else 0.0)
-
-
-def _counted(cores: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Those cores, if the system's counters can be told apart by their numbers; else None, for the whole machine. An
-    offline core has no counter, and a container may be shown its own cores under other numbers."""
-    if cores is None or max(cores) >= len(psutil.cpu_times(percpu=True)):
-        return None
-    return tuple(cores)
 
 
 def _walk() -> _Walk:

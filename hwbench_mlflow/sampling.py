@@ -19,7 +19,7 @@ import psutil
 
 from hwbench_mlflow.host import cpu_throttle_events
 from hwbench_mlflow.model import SystemSample
-from hwbench_mlflow.supervise import machine_cpu_seconds
+from hwbench_mlflow.supervise import counter_places, machine_cpu_seconds
 
 INTERVAL_S = 0.1
 POWERCAP = Path("/sys/class/powercap")
@@ -131,13 +131,15 @@ class Sampler:
         gpu: GpuWatch | None,
         cores: Sequence[int] | None = None,
     ) -> None:
-        """``cores``: what the worker is pinned to; then what others do elsewhere is no disturbance."""
+        """``cores``: what the worker is pinned to; then what others do elsewhere is no disturbance. Where the system
+        does not count those cores under their numbers, what others did is unknown."""
         self._process = psutil.Process(pid)
         self._parent = psutil.Process()
         self._worker = worker
         self._clock = clock
         self._gpu = gpu
-        self._cores = cores
+        self._places = None if cores is None else counter_places(cores)
+        self._is_counted = cores is None or self._places is not None
         self._has_frequency = _frequency_mhz() is not None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="hwbench-sampler")
@@ -163,8 +165,8 @@ class Sampler:
         before = self._before
         assert before is not None
         total = after.total_s - before.total_s
-        ours = _minus(after.ours_s, before.ours_s)
-        steal = _minus(after.steal_s, before.steal_s)
+        ours = _minus(after.ours_s, before.ours_s) if self._is_counted else None
+        steal = _minus(after.steal_s, before.steal_s) if self._is_counted else None
         return WindowConditions(
             wall_s=wall_s,
             steal_fraction=steal / total if steal is not None and total > 0 else None,
@@ -207,7 +209,7 @@ class Sampler:
                     self._foreign.update(pid for pid in running if pid != self._process.pid)
 
     def _counters(self) -> _Counters:
-        busy, steal, total = machine_cpu_seconds(self._cores)
+        busy, steal, total = machine_cpu_seconds(self._places)
         ours: float | None
         switches: int | None
         try:

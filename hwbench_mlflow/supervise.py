@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ EventT = TypeVar("EventT", bound=protocol.Event)
 
 GRACE_SECONDS = 5.0
 LOCK_LOOK_SECONDS = 1.0
+PROC_STAT = Path("/proc/stat")
 
 _living: set[WorkerProcess] = set()
 _stopping = threading.Event()
@@ -326,11 +328,26 @@ def lock_folder() -> Path:
     return folder
 
 
-def machine_cpu_seconds(cores: Sequence[int] | None = None) -> tuple[float, float | None, float]:
-    """CPU seconds of the machine, or of those cores alone, since boot: busy, stolen (None where unknown), and all."""
-    if cores is not None:
+def counter_places(cores: Sequence[int]) -> tuple[int, ...] | None:
+    """Where each of those cores stands among the system's counters, for :func:`machine_cpu_seconds`.
+
+    Linux leaves out cores that are offline, so a core's number is not its place. None where a core has no counter of
+    its number: a container may be shown its own cores under other numbers.
+    """
+    try:
+        shown = [int(number) for number in re.findall(r"^cpu(\d+) ", PROC_STAT.read_text(), re.MULTILINE)]
+    except OSError:  # not Linux
+        shown = list(range(len(psutil.cpu_times(percpu=True))))
+    places = {core: place for place, core in enumerate(shown)}
+    return tuple(places[core] for core in cores) if places.keys() >= set(cores) else None
+
+
+def machine_cpu_seconds(places: Sequence[int] | None = None) -> tuple[float, float | None, float]:
+    """CPU seconds of the machine, or of the cores at those places alone (:func:`counter_places`), since boot: busy,
+    stolen (None where unknown), and all."""
+    if places is not None:
         each = psutil.cpu_times(percpu=True)
-        parts = [_cpu_seconds(each[core]) for core in cores]
+        parts = [_cpu_seconds(each[place]) for place in places]
         stolen = [part[1] for part in parts if part[1] is not None]
         return sum(p[0] for p in parts), sum(stolen) if len(stolen) == len(parts) else None, sum(p[2] for p in parts)
     return _cpu_seconds(psutil.cpu_times())

@@ -7,15 +7,24 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
-from hwbench_mlflow import host
+from hwbench_mlflow import host, sampling, supervise
 from hwbench_mlflow.errors import BenchmarkFailed, Interrupted
 from hwbench_mlflow.lanes import Stopping, run_lanes
 from hwbench_mlflow.model import Device, Platform
 from hwbench_mlflow.runner import lock_parts
-from hwbench_mlflow.supervise import WorkerProcess, device_lock, machine_cpu_seconds, pinned, stoppable
+from hwbench_mlflow.supervise import (
+    WorkerProcess,
+    counter_places,
+    device_lock,
+    machine_cpu_seconds,
+    pinned,
+    stoppable,
+)
 
 
 def test_a_lane_is_worked_in_order_and_each_ends_once() -> None:
@@ -133,5 +142,44 @@ def test_what_starts_in_the_block_runs_on_those_cores_alone_and_others_are_refus
 
 
 def test_the_time_of_one_core_is_part_of_the_machine_s() -> None:
+    assert host.usable_cores() is None or counter_places(host.usable_cores() or ()) is not None
     busy, _, everything = machine_cpu_seconds([0])
     assert 0 <= busy <= everything < machine_cpu_seconds()[2] or os.cpu_count() == 1
+
+
+STAT = """cpu  40 0 8 300 0 0 0 0 0 0
+cpu0 10 0 2 100 0 0 0 0 0 0
+cpu2 10 0 2 100 0 0 0 5 0 0
+cpu16 20 0 4 100 0 0 0 0 0 0
+intr 4 1 2
+ctxt 1
+"""
+"""Linux's own, of a machine whose cores 1 and 3 to 15 are offline."""
+
+
+def test_a_core_s_counter_is_found_by_its_number_where_others_are_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stat").write_text(STAT)
+    monkeypatch.setattr(supervise, "PROC_STAT", tmp_path / "stat")
+    assert counter_places([2, 16]) == (1, 2)
+    assert counter_places([0, 1]) is None
+    if sys.platform == "linux":
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+        ticks = os.sysconf("SC_CLK_TCK")
+        assert machine_cpu_seconds(counter_places([2, 16])) == pytest.approx((36 / ticks, 5 / ticks, 241 / ticks))
+
+
+def test_what_others_did_on_cores_that_are_not_counted_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "counter_places", lambda cores: None if cores == [7] else (0,))
+    found = []
+    for cores in ([7], [0], None):
+        sampler = sampling.Sampler(os.getpid(), 0, time.monotonic_ns, None, cores)
+        sampler.start()
+        end = time.monotonic() + 0.1  # a tick of the counters is 10 ms
+        while time.monotonic() < end:
+            pass
+        found.append(sampler.stop())
+    assert [(f.foreign_cpu_fraction is None, f.steal_fraction is None) for f in found] == [
+        (True, True), (False, sys.platform != "linux"), (False, sys.platform != "linux"),
+    ]  # fmt: skip

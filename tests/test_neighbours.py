@@ -26,7 +26,8 @@ class Machine:
         self.busy, self.stolen = 0.0, None if sys.platform == "darwin" else 0.0
         self.now = 0.0
         monkeypatch.setattr(neighbours, "_walk", self.walk)
-        monkeypatch.setattr(neighbours, "machine_cpu_seconds", lambda cores: (self.busy, self.stolen, 2 * self.now))
+        monkeypatch.setattr(neighbours, "machine_cpu_seconds", lambda _: (self.busy, self.stolen, 2 * self.now))
+        monkeypatch.setattr(neighbours, "counter_places", lambda cores: tuple(range(len(cores))))
         monkeypatch.setattr(neighbours.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(neighbours.time, "sleep", self.sleep)
 
@@ -87,9 +88,8 @@ def test_what_no_process_took_is_named_after_none(machine: Machine, stolen: floa
 def test_cores_without_counters_of_their_own_are_looked_at_with_the_whole_machine(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours.psutil, "cpu_times", lambda percpu: [None] * 4)
+    monkeypatch.setattr(neighbours, "counter_places", lambda cores: (0, 1) if cores == (2, 3) else None)
     monkeypatch.setattr(neighbours.psutil, "cpu_count", lambda: 4)
-    assert (neighbours._counted((2, 3)), neighbours._counted((3, 4)), neighbours._counted(None)) == ((2, 3), None, None)
     assert [Look(cores).others().of for cores in ((2, 3), (16, 17))] == [2, 4]
 
 
