@@ -92,11 +92,17 @@ def gate(  # noqa: PLR0917 -- click passes by name
 
     Example: hwbench gate && hwbench report
     """
+    from hwbench_mlflow.cli.output import refuse_database
     from hwbench_mlflow.errors import ExitCode
 
+    if junit is not None:
+        refuse_database(junit)
     if published.resolve() == db.resolve():
         raise click.UsageError("--published is the warehouse itself: name another file")
-    age = None if max_age is None else timedelta(hours=max_age)
+    try:
+        age = None if max_age is None else timedelta(hours=max_age)
+    except (ValueError, OverflowError) as error:  # nan; or more hours than there is a time for
+        raise click.UsageError(f"--max-age {max_age:g} is no number of hours that a sync can be old") from error
     report, checked = run_gate(
         db, published, suites, strict=strict, allow_empty=allow_empty, max_age=age, rejudge=rejudge
     )
@@ -233,8 +239,10 @@ def _refused(refused: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def printable(text: str) -> str:
-    """Text from a store, for a terminal: one line, and nothing that moves the cursor or turns the writing round."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:500]
+    """Text from a store, for a line on a terminal."""
+    from hwbench_mlflow.warehouse import query
+
+    return query.printable(text)[:500]
 
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -95,6 +95,7 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:2]
     try:
         code = root.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
@@ -118,6 +119,13 @@ def main() -> None:
         if error.exit_code is ExitCode.USAGE:
             _tell_adopted_run(str(error))
         code = error.exit_code
+    except (OSError, UnicodeEncodeError) as error:  # commands name their files: most often it is standard output
+        if debug:
+            raise
+        if not isinstance(error, BrokenPipeError):  # whoever reads has enough
+            click.echo(f"hwbench: {_system_line(error)}", err=True)
+        _forget_output()
+        code = ExitCode.FAILED
     sys.exit(int(code) if isinstance(code, int) else 0)
 
 
@@ -135,6 +143,20 @@ def _usage_line(error: click.ClickException) -> str:
 
 def _one_line(error: HwbenchError) -> str:
     return " ".join(str(error).split())
+
+
+def _system_line(error: OSError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[error.start : error.end]!a} cannot be written in {error.encoding}. Use UTF-8, or a file"
+    return f"{error.strerror or error}: {error.filename or 'standard output, or a file that it does not name'}"
+
+
+def _forget_output() -> None:
+    """What standard output did not take is not tried again, and complained of, when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_adopted_run(reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Writing what a command made: to standard output, or to a file that is whole or not there."""
+"""Writing what a command made: to standard output, or to a file that is whole or not there; never over a database."""
 
 from __future__ import annotations
 
@@ -10,20 +10,40 @@ from typing import TextIO
 
 
 def write_whole(output: Path | None, render: Callable[[TextIO], object]) -> None:
-    """Render to ``output``, or to standard output if it is None. Raises StoreError where it cannot be written."""
+    """Render to ``output``, or to standard output if it is None. Raises StoreError where it cannot be written and
+    UsageError where a database is."""
     from hwbench_mlflow.errors import StoreError
 
     if output is None:
         render(sys.stdout)
         return
-    beside = output.with_name(f".{output.name}.part")
+    refuse_database(output)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists() and not output.is_file():  # a device or a pipe is written to: nothing may take its place
+            with output.open("w", encoding="utf-8", newline="") as stream:
+                render(stream)
+            return
+        target = Path(os.path.realpath(output))  # a link stays one
+        beside = target.with_name(f".{target.name}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with beside.open("w", encoding="utf-8", newline="") as stream:
                 render(stream)
-            os.replace(beside, output)
+            os.replace(beside, target)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def refuse_database(output: Path) -> None:
+    """Raise UsageError where ``output`` is a DuckDB or SQLite file: a slip of the flags must not cost a store."""
+    from hwbench_mlflow.errors import UsageError
+
+    try:
+        with output.open("rb") as stream:
+            head = stream.read(16) if output.is_file() else b""
+    except OSError:
+        return  # not there, or not ours to read: writing says what is wrong
+    if head[8:12] == b"DUCK" or head == b"SQLite format 3\0":
+        raise UsageError(f"{output} is a database: name another file to write to")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -34,7 +33,7 @@ def query(sql: str, db: Path | None, form: str, output: Path | None) -> None:
     hwbench query "FROM verified_results" --format parquet -o results.parquet
     hwbench query "SELECT status, count(*) FROM mlflow.runs GROUP BY 1" --db hwbench.duckdb
     """
-    from hwbench_mlflow.errors import StoreError
+    from hwbench_mlflow.cli.output import refuse_database, write_whole
     from hwbench_mlflow.warehouse.query import query_to_parquet, run_query, write_rows
 
     if db is None:
@@ -42,17 +41,11 @@ def query(sql: str, db: Path | None, form: str, output: Path | None) -> None:
     if form == "parquet":
         if output is None:
             raise click.UsageError("parquet is no text for a terminal: give a file with -o")
+        refuse_database(output)
         query_to_parquet(db, sql, output)
         return
     columns, rows = run_query(db, sql)
-    if output is None:
-        write_rows(columns, rows, form, sys.stdout)
-        return
-    try:
-        with output.open("w", encoding="utf-8", newline="") as stream:
-            write_rows(columns, rows, form, stream)
-    except OSError as error:
-        raise StoreError(f"cannot write {output}: {error.strerror or error}") from error
+    write_whole(output, lambda out: write_rows(columns, rows, form, out))
 
 
 def _default() -> Path:

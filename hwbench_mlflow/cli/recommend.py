@@ -33,7 +33,7 @@ OBJECTIVES = ("latency", "throughput", "energy", "cost")
     "--price", "prices", multiple=True, metavar="PLATFORM[:DEVICE]=N/h",
     help="What an hour costs, as cuda:NVIDIA-L4=0.8/h; repeatable. No price, no cost.",
 )  # fmt: skip
-@click.option("--include-simulated", is_flag=True, help="Show simulated estimates too: apart, never ranked.")
+@click.option("--include-simulated", is_flag=True, help="Show simulated results too: apart, never ranked.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("-o", "--output", type=PATH, help="Write to this file.")

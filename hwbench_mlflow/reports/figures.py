@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hwbench_mlflow.reports import words
 from hwbench_mlflow.summary import Row, Summary, Trend
@@ -222,13 +222,15 @@ def _throughput(rows: Sequence[Row]) -> Drawn | NotDrawn:
     for colour, (name, curve) in zip(SERIES, kept.items(), strict=False):
         curve.sort(key=lambda r: r["batch_size"])
         xs, ys = [r["batch_size"] for r in curve], [r["throughput_items_per_s"] for r in curve]
-        axes.plot(xs, ys, "o-", color=colour, label=name, markersize=4)
+        axes.plot(xs, ys, "-", color=colour, label=name)
+        for row, x, y in zip(curve, xs, ys, strict=True):
+            axes.plot([x], [y], "o", color=colour, markersize=5, fillstyle=_fill(row))
         lines.append(f"{name}: " + ", ".join(f"{y:.4g} items/s at batch {x}" for x, y in zip(xs, ys, strict=True)))
     axes.set_xscale("log", base=2)
     batches = sorted({r["batch_size"] for c in kept.values() for r in c})
     axes.set_xticks(batches, [str(b) for b in batches])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("batch size")
+    axes.set_xlabel("batch size; hollow: a noisy result")
     axes.set_ylabel("items/s (more is better)")
     axes.legend(loc="best", fontsize="small")
     left = f" ({len(several) - len(kept)} more are in the table)" if len(several) > len(kept) else ""
@@ -244,14 +246,18 @@ def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
     if not shown:
         return NotDrawn(title=title, reason="no ranked result has the 64 samples that a 90th percentile needs")
     figure, axes = new_figure(len(shown))
+    drawn: list[float] = []
     for index, (name, marker) in enumerate(PERCENTILES):
-        known = [(row[f"latency_ms_{name}"], y) for y, row in enumerate(shown) if row[f"latency_ms_{name}"] is not None]
+        known = [(y, row) for y, row in enumerate(shown) if row[f"latency_ms_{name}"] is not None]
         if known:
-            xs, ys = zip(*known, strict=True)
-            axes.plot(xs, ys, marker, color=SERIES[index], label=name, linestyle="none", markersize=6)
+            axes.plot([], [], marker, color=SERIES[index], label=name, linestyle="none", markersize=6)
+        for y, row in known:
+            value = row[f"latency_ms_{name}"]
+            axes.plot([value], [y], marker, color=SERIES[index], markersize=6, fillstyle=_fill(row))
+            drawn.append(value)
     _name_rows(axes, shown)
-    _scale(axes, [row["latency_ms_p50"] for row in shown])
-    say_below(figure, "ms for one inference of a batch; a percentile that the samples do not carry is absent")
+    _scale(axes, drawn)
+    say_below(figure, "ms for one inference of a batch; hollow: noisy; absent: the samples do not carry it")
     axes.legend(loc="best", ncols=4, fontsize="small")
     lines = [f"{words.label(r)}: p90 {words.number(r['latency_ms_p90'], 'ms')}" for r in shown]
     return Drawn(name="percentiles", title=title, description="; ".join(lines), figure=figure)
@@ -329,7 +335,7 @@ def _heat_map(rows: Sequence[Row]) -> Drawn | NotDrawn:
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    say_below(figure, "darker: nearer to the lowest of its row")
+    say_below(figure, "bluer: nearer to the lowest of its row")  # darker on white, lighter on a dark page
     return Drawn(name="heatmap", title=title, description="; ".join(lines), figure=figure)
 
 
@@ -376,7 +382,12 @@ def _dot(axes: Axes, y: int, row: Row, value: float, colour: str) -> None:
     low, high = row["latency_ms_p50_ci95_low"], row["latency_ms_p50_ci95_high"]
     if low is not None and high is not None:
         axes.plot([low, high], [y, y], color=colour, linewidth=2, alpha=0.6)
-    axes.plot([value], [y], "o", color=colour, markersize=6, fillstyle="full" if row["stable"] else "none")
+    axes.plot([value], [y], "o", color=colour, markersize=6, fillstyle=_fill(row))
+
+
+def _fill(row: Row) -> Literal["full", "none"]:
+    """Of a marker: hollow where the result is noisy."""
+    return "full" if row["stable"] else "none"
 
 
 def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:

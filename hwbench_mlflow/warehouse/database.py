@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from importlib import resources
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,6 @@ def writer(
     seconds and told about by ``say``; if they stay, the sync works on a copy that replaces the file when it is
     done: the readers keep what they have open.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(path, "sync"):
         target, connection = _target(path, wait_s, say)
         try:
@@ -104,22 +104,30 @@ def writer(
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """The one process that makes ``path`` now. Raises StoreError with the other's process id; it is named ``what``."""
-    lock = Path(f"{path}.lock")
-    # Opened for append: truncating would wipe the holder's process id before we know that we may.
-    with lock.open("a+") as handle:
+    with _lock_file(path) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             handle.seek(0)
-            holder = handle.read().strip() or "unknown"
+            holder = handle.read().decode(errors="replace").strip() or "unknown"
             raise StoreError(
                 f"another {what} (process {holder}) is writing {path}",
                 remedy=f"wait until it is done, then {what} again",
             ) from error
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        with contextlib.suppress(OSError):  # a full disk has no room for our name; the lock holds without it
+            handle.truncate(0)
+            handle.write(str(os.getpid()).encode())
         yield
+
+
+def _lock_file(path: Path) -> FileIO:
+    """Opened for append: truncating would wipe the holder's process id before we know that we may. Unbuffered: what
+    could not be written is not tried again when it is closed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(f"{path}.lock").open("ab+", buffering=0)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _target(path: Path, wait_s: float, say: Callable[[str], None]) -> tuple[Path, DuckDBPyConnection]:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +23,8 @@ def run_query(db: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows. Raises :class:`UsageError` for SQL that DuckDB refuses."""
     with _locked_down(db) as connection:
         cursor = connection.execute(sql)
+        if cursor is None:  # nothing but spaces and comments
+            raise UsageError("there is no statement to run", remedy="For example: FROM real_results LIMIT 5")
         rows = cursor.fetchall()
         return [d[0] for d in cursor.description or ()], rows
 
@@ -45,7 +47,8 @@ def query_to_parquet(db: Path, sql: str, out: Path) -> int:
         pq.write_table(table, beside)
         os.replace(beside, out)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # a file system that is read-only refuses this too
+            beside.unlink(missing_ok=True)
         raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
     return int(table.num_rows)
 
@@ -78,8 +81,14 @@ def _locked_down(db: Path) -> Iterator[DuckDBPyConnection]:
 
 
 def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: TextIO) -> None:
-    """Write rows to ``out``; NULL is empty in csv and tables, null in json."""
+    """Write rows to ``out``; NULL is empty in csv and tables, null in json. Raises UsageError for two columns of one
+    name in json, where the last would hide the others.
+
+    A table is for a terminal: what would move its cursor, or turn the writing round, is written as an escape.
+    """
     if form == "json":
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise UsageError(f"two columns are called {twice[0]}", remedy="Name them apart with AS")
         json.dump([dict(zip(columns, row, strict=True)) for row in rows], out, default=str)
         out.write("\n")
         return
@@ -88,7 +97,12 @@ def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: 
         writer.writerow(columns)
         writer.writerows(rows)
         return
-    cells = [columns, *[["" if v is None else str(v) for v in row] for row in rows]]
+    cells = [[printable("" if v is None else str(v)) for v in row] for row in (columns, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         out.write("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
+def printable(text: str) -> str:
+    """Text from a store, for a terminal: one line, and nothing that moves the cursor or turns the writing round."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -220,6 +220,65 @@ def test_bad_input_is_one_line(here: Path) -> None:
     assert "older layout 1. run `hwbench sync`" in str(gated().exception)
 
 
+@pytest.mark.parametrize("hours", ["nan", "inf", "1e300"])
+def test_an_age_that_is_no_time_is_wrong_usage(hours: str, here: Path) -> None:
+    done = gated("--max-age", hours)
+    assert done.exit_code == ExitCode.USAGE
+    assert "no number of hours" in done.stderr
+    assert not (here / "published.duckdb").exists()
+
+
+def test_a_lock_that_cannot_be_made_is_one_line_and_one_without_room_for_a_name_holds(here: Path) -> None:
+    lock = here / "hwbench.duckdb.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    error = gated().exception
+    assert isinstance(error, StoreError)
+    assert str(error) == "cannot write hwbench.duckdb: Is a directory"
+    lock.rmdir()
+    lock.symlink_to("/dev/full")
+    done = gated()
+    assert done.exit_code == 0, done.output + repr(done.exception)
+
+
+def test_what_a_command_writes_never_replaces_a_database(here: Path) -> None:
+    assert gated().exit_code == 0
+    (here / "mlflow.db").write_bytes(b"SQLite format 3\0" + bytes(100))
+    before = {path.name: path.read_bytes() for path in here.iterdir() if path.suffix != ".lock"}
+    outputs = ("hwbench.duckdb", "published.duckdb", "mlflow.db")
+    done = [gated("--junit", name) for name in outputs]
+    done += [CliRunner().invoke(query, ["SELECT 1", "-o", name]) for name in outputs]
+    done += [CliRunner().invoke(query, ["SELECT 1", "--format", "parquet", "-o", name]) for name in outputs]
+    assert all(isinstance(one.exception, UsageError) and "is a database" in str(one.exception) for one in done)
+    assert {path.name: path.read_bytes() for path in here.iterdir() if path.suffix != ".lock"} == before
+
+
+def test_a_query_writes_a_whole_file_or_leaves_the_old_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = here / "old.csv"
+    old.write_text("kept")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hwbench_mlflow.warehouse.query.write_rows", full)
+    done = CliRunner().invoke(query, ["SELECT 1", "--db", "hwbench.duckdb", "--format", "csv", "-o", "old.csv"])
+    assert "cannot write old.csv: No space left on device" in str(done.exception)
+    assert (old.read_text(), sorted(here.glob(".old*"))) == ("kept", [])
+
+
+def test_a_query_that_cannot_be_shown_is_wrong_usage_and_one_for_a_terminal_is_printable() -> None:
+    def asked(*arguments: str) -> Result:
+        return CliRunner().invoke(query, ["--db", "hwbench.duckdb", *arguments])
+
+    for sql in ("", " ", "/* nothing */"):
+        assert isinstance(asked(sql).exception, UsageError), sql
+    twice = asked("SELECT 1 AS a, 2 AS a", "--format", "json").exception
+    assert isinstance(twice, UsageError)
+    assert "two columns are called a" in str(twice)
+    shown = asked("SELECT chr(27) || '[2J' || chr(8238) || 'x' || chr(10) || 'y' AS a").stdout
+    assert shown == "a\n\\x1b[2J\\u202ex\\ny\n"
+
+
 def test_two_gates_at_a_time_are_refused(here: Path) -> None:
     from hwbench_mlflow.warehouse.database import exclusive
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -68,7 +69,10 @@ def test_it_can_be_drawn_and_printed(
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert all(len(picture) > 20_000 for picture in pictures), "a blank page"
     chromium(f"--print-to-pdf={here / 'report.pdf'}")
-    assert (here / "report.pdf").read_bytes().startswith(b"%PDF")
+    printed = (here / "report.pdf").read_bytes()
+    assert printed.startswith(b"%PDF")
+    # Where each of the 20 results comes from is printed too: in a column of one letter it took hundreds of pages.
+    assert 10 < len(re.findall(rb"/Type /Page\b", printed)) < 40
 
 
 @pytest.mark.slow
@@ -89,8 +93,20 @@ def test_at_a_window_of_1100_pixels_no_column_and_no_label_of_a_figure_is_cut_of
             texts, cut = page.evaluate(OUTSIDE)
             assert texts > 50
             assert cut == []
+            assert set(page.evaluate(LINES_OF_A_STATUS)) == {1}
+            page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+            assert min(page.evaluate("[...document.querySelectorAll('details dd')].map(e => e.offsetWidth)")) > 150
         browser.close()
 
+
+LINES_OF_A_STATUS = """() => [...document.querySelectorAll('#missing td')]
+  .filter(cell => cell.textContent === 'AVAILABLE')
+  .map(cell => {
+    const text = document.createRange();
+    text.selectNodeContents(cell);
+    return text.getClientRects().length;
+  })
+"""
 
 OUTSIDE = """() => {
   const texts = [...document.querySelectorAll('figure svg text')];

@@ -6,13 +6,17 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
@@ -23,6 +27,7 @@ from hwbench_mlflow.reports import figures, page
 from hwbench_mlflow.summary import Filters
 from hwbench_mlflow.warehouse.published import open_published
 from hwbench_mlflow.warehouse.summarize import summarize
+from tests.commands import ROOT
 from tests.gates.conftest import edit
 from tests.gates.corpus import HOSTILE
 from tests.reports.conftest import FAILURE, SIMULATION
@@ -197,11 +202,79 @@ def test_a_trend_marks_noisy_points_apart_from_stable_ones(here: Path) -> None:
     for one, hollow in zip(drawn, (0, noisy), strict=True):
         assert isinstance(one, figures.Drawn)
         marks = {
-            line.get_fillstyle(): len(line.get_xdata()) for line in one.figure.axes[0].lines if line.get_marker() == "o"
+            line.get_fillstyle(): int(np.size(line.get_xdata()))
+            for line in one.figure.axes[0].lines
+            if line.get_marker() == "o"
         }
         assert marks == {"full": len(points) - hollow, "none": hollow}
         assert (f"{noisy} noisy" in one.description) is bool(hollow)
         assert "hollow: a noisy result" in one.figure.axes[0].get_xlabel()
+
+
+def _ranked(here: Path, *changes: dict[str, object]) -> list[figures.Drawn | figures.NotDrawn]:
+    """Every figure of results that are all like one of the published ones, but for these changes."""
+    with open_published(here / "published.duckdb") as found:
+        summary = summarize(found, Filters(), simulated=False, stale=None)
+    row = next(r for r in summary.real.latest if r["platform"] == "openvino")
+    results = dataclasses.replace(summary.real, latest=[{**row, **change} for change in changes])
+    return figures.draw(dataclasses.replace(summary, real=results))
+
+
+def test_points_of_noisy_results_are_hollow_in_every_figure_of_time(here: Path) -> None:
+    drawn = _ranked(here, {"batch_size": 1, "stable": True}, {"batch_size": 8, "stable": False})
+    named = {one.name: one.figure for one in drawn if isinstance(one, figures.Drawn)}
+    for name, markers in (("latency", "o"), ("throughput", "o"), ("percentiles", "osD")):
+        lines = [line for line in named[name].axes[0].lines if str(line.get_marker()) in list(markers)]
+        fills = [line.get_fillstyle() for line in lines if np.size(line.get_xdata())]  # a legend's own has no point
+        assert (fills.count("full"), fills.count("none")) == (len(markers), len(markers)), name
+        said = named[name].axes[0].get_xlabel() + named[name].get_supxlabel()
+        assert "hollow: " in said
+
+
+def test_percentiles_far_apart_get_a_logarithmic_axis(here: Path) -> None:
+    for last, scale in ((12.0, "linear"), (900.0, "log")):
+        [one] = [f for f in _ranked(here, {"latency_ms_p99": last}) if getattr(f, "name", None) == "percentiles"]
+        assert isinstance(one, figures.Drawn)
+        assert one.figure.axes[0].get_xscale() == scale
+
+
+def test_a_figure_does_not_call_darker_what_a_dark_page_shows_lighter(here: Path, reported: Reported) -> None:
+    assert reported().exit_code == 0
+    text = (here / "report.html").read_text(encoding="utf-8")
+    assert "bluer: nearer to the lowest of its row" in text
+    assert "darker" not in text
+
+
+def test_a_device_and_a_link_stay_what_they_are(here: Path, reported: Reported) -> None:
+    (here / "nowhere").symlink_to("/dev/null")
+    (here / "pages").mkdir()
+    (here / "report.html").symlink_to("pages/report.html")
+    assert reported("-o", "nowhere", "--format", "md").exit_code == 0
+    assert reported().exit_code == 0
+    assert (here / "nowhere").is_char_device()
+    assert (here / "report.html").is_symlink()
+    assert (here / "pages" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "reason"),
+    [
+        (("--format", "json"), {}, "No space left on device: standard output"),
+        (("--format", "md", "--model", "no such"), {}, "No space left on device: standard output"),
+        (("--format", "md"), {"PYTHONIOENCODING": "ascii"}, "'\\u2014' cannot be written in ascii"),
+    ],
+)
+def test_a_standard_output_that_takes_nothing_is_one_line(
+    here: Path, arguments: tuple[str, ...], environment: dict[str, str], reason: str
+) -> None:
+    with open("/dev/null" if environment else "/dev/full", "w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "hwbench_mlflow", "report", *arguments], cwd=here, stdout=out,
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if not line.startswith("report: ")]
+    assert line.startswith(f"hwbench: {reason}")
 
 
 def test_figures_are_written_as_png_and_svg(here: Path, reported: Reported) -> None:
