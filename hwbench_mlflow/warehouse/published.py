@@ -291,7 +291,25 @@ def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
     more = views or database.made_by_hand(connection)
     if more or found != {("main", name) for name in TABLES} or manifest.keys() != MANIFEST_KEYS:
         raise Refused(f"{path} does not hold the tables that hwbench publishes: it was edited", remedy=_AGAIN)
+    if not _has_sense(manifest):
+        raise Refused(f"{path} has a manifest that hwbench does not write: it was edited", remedy=_AGAIN)
     return {key: str(value) for key, value in manifest.items()}
+
+
+def _has_sense(manifest: Mapping[str, str]) -> bool:
+    """Whether numbers are numbers and JSON is JSON: who makes the digest of a manifest anew can write anything in."""
+    try:
+        digests, suites, sync = (json.loads(manifest[k]) for k in ("column_digests", "suites", "warehouse_sync"))
+    except ValueError:
+        return False
+    return (
+        all(value.isdecimal() for key, value in manifest.items() if key.startswith("rows_"))
+        and isinstance(digests, dict)
+        and digests.keys() == TABLES - {"manifest"}
+        and all(isinstance(columns, dict) for columns in digests.values())
+        and isinstance(suites, dict)
+        and (sync is None or (isinstance(sync, dict) and sync.keys() == {"id", "finished_at"}))
+    )
 
 
 def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str]) -> None:

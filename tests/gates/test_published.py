@@ -16,7 +16,7 @@ from hwbench_mlflow.errors import Refused, StoreError
 from hwbench_mlflow.rules import Outcome, RuleKind
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.publish import Publication, publish
-from hwbench_mlflow.warehouse.published import PUBLISHED_VERSION, open_published
+from hwbench_mlflow.warehouse.published import PUBLISHED_VERSION, content_digest, open_published
 from tests.gates.conftest import edit
 from tests.warehouse.results import Lab
 
@@ -135,6 +135,23 @@ def test_a_file_that_was_edited_is_refused(sql: str, sound: Path, tmp_path: Path
     path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
     edit(path, sql)
     with pytest.raises(Refused, match=r"edited"):
+        open_published(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("column_digests", "{"), ("column_digests", "[]"), ("column_digests", "{}"), ("rows_in", "x"),
+        ("warehouse_sync", ""), ("warehouse_sync", "[1]"), ("suites", "3"),
+    ],
+)  # fmt: skip
+def test_a_manifest_without_sense_is_refused_in_words(key: str, value: str, sound: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    edit(path, "UPDATE manifest SET value = ? WHERE key = ?", value, key)
+    with duckdb.connect(str(path)) as connection:
+        said = dict(connection.execute("FROM manifest").fetchall())
+    edit(path, "UPDATE manifest SET value = ? WHERE key = 'content_digest'", content_digest(said))
+    with pytest.raises(Refused, match="edited"):
         open_published(path)
 
 
