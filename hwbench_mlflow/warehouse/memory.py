@@ -91,7 +91,8 @@ class Memory:
         found = set()
         for chunk in batched(known, CHUNK_RUNS):
             macs = dict(self.macs(connection, [run_id for run_id, _ in chunk]))
-            found |= {run_id for run_id, mac in chunk if hmac.compare_digest(macs[run_id], mac)}
+            # As bytes: a text that is not ASCII is not compared, it raises.
+            found |= {run_id for run_id, mac in chunk if hmac.compare_digest(macs[run_id].encode(), mac.encode())}
         return found
 
     def remember(self, connection: DuckDBPyConnection, right: Iterable[str], proven: set[str]) -> None:

@@ -93,6 +93,8 @@ def publish(connection: DuckDBPyConnection, path: Path, what: Publication) -> Co
                     counts = _build(connection, what)
                 with beside.open("rb") as written:
                     os.fsync(written.fileno())
+                # Left by who wrote into the old file by hand: DuckDB would not open the new one beside it.
+                Path(f"{path}.wal").unlink(missing_ok=True)
                 os.replace(beside, path)
             finally:
                 _remove(beside)

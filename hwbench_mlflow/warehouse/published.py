@@ -273,13 +273,13 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
-    found = {
-        (schema, name)
-        for schema, name in connection.execute(
-            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal "
-            "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal"
+    # Asked for where DuckDB keeps them: a macro in the file would stand before them.
+    found = set(
+        connection.execute(
+            "SELECT schema_name, table_name FROM system.main.duckdb_tables() WHERE NOT internal"
         ).fetchall()
-    }
+    )
+    views = connection.execute("SELECT view_name FROM system.main.duckdb_views() WHERE NOT internal").fetchall()
     if ("main", "hwbench_migrations") in found:
         raise StoreError(f"{path} is a warehouse, not a published file", remedy="give it with --db")
     if ("main", "manifest") not in found:
@@ -288,9 +288,28 @@ def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
     version = manifest.get("schema_version")
     if version != str(PUBLISHED_VERSION):
         raise StoreError(f"{path} has layout {version}, this hwbench reads {PUBLISHED_VERSION}", remedy=_AGAIN)
-    if found != {("main", name) for name in TABLES} or manifest.keys() != MANIFEST_KEYS:
+    more = views or database.made_by_hand(connection)
+    if more or found != {("main", name) for name in TABLES} or manifest.keys() != MANIFEST_KEYS:
         raise Refused(f"{path} does not hold the tables that hwbench publishes: it was edited", remedy=_AGAIN)
+    if not _has_sense(manifest):
+        raise Refused(f"{path} has a manifest that hwbench does not write: it was edited", remedy=_AGAIN)
     return {key: str(value) for key, value in manifest.items()}
+
+
+def _has_sense(manifest: Mapping[str, str]) -> bool:
+    """Whether numbers are numbers and JSON is JSON: who makes the digest of a manifest anew can write anything in."""
+    try:
+        digests, suites, sync = (json.loads(manifest[k]) for k in ("column_digests", "suites", "warehouse_sync"))
+    except ValueError:
+        return False
+    return (
+        all(value.isdecimal() for key, value in manifest.items() if key.startswith("rows_"))
+        and isinstance(digests, dict)
+        and digests.keys() == TABLES - {"manifest"}
+        and all(isinstance(columns, dict) for columns in digests.values())
+        and isinstance(suites, dict)
+        and (sync is None or (isinstance(sync, dict) and sync.keys() == {"id", "finished_at"}))
+    )
 
 
 def _verify(connection: DuckDBPyConnection, path: Path, manifest: Mapping[str, str]) -> None:

@@ -155,6 +155,26 @@ def test_a_table_without_its_constraints_is_refused(change: str, db: Path) -> No
     assert not decide([outcome], strict=False).publish
 
 
+@pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        ("CREATE MACRO to_json(x) AS '{}'", "function main.to_json"),
+        ("CREATE MACRO mlflow.any_name(x) AS x", "function mlflow.any_name"),
+        ("CREATE MACRO duckdb_functions() AS TABLE SELECT 1 AS x", "function main.duckdb_functions"),
+        ("CREATE MACRO duckdb_tables() AS TABLE SELECT 1 AS x", "function main.duckdb_tables"),
+        ("CREATE MACRO duckdb_triggers() AS TABLE SELECT 1 AS x", "function main.duckdb_triggers"),
+        ("CREATE TYPE json AS VARCHAR", "type main.json"),
+        ("CREATE TRIGGER t AFTER INSERT ON gate_results FOR EACH STATEMENT DELETE FROM models", "trigger main.t"),
+    ],
+)
+def test_what_changes_the_meaning_of_sql_refuses_everything(sql: str, name: str, db: Path) -> None:
+    edit(db, sql)
+    with database.writer(db) as connection:
+        outcome = audit.schema(connection, db)
+    assert f"{name} is not hwbench's" in str(outcome.reason)
+    assert not decide([outcome], strict=False).publish
+
+
 def test_a_table_that_is_gone_is_refused_and_so_is_a_rule_that_cannot_be_asked(db: Path) -> None:
     edit(db, "DROP TABLE latency_samples")
     found = audited(db)

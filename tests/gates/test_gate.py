@@ -166,6 +166,35 @@ def test_a_table_rule_refuses_everything(rule: str, here: Path) -> None:
     assert not (here / "published.duckdb").exists()
 
 
+DB = Path("hwbench.duckdb")
+HALVED = "UPDATE performance_results SET latency_ms_p50 = latency_ms_p50 * 0.999"
+
+
+def test_a_trigger_that_edits_after_the_audit_publishes_nothing(here: Path) -> None:
+    edit(DB, f"CREATE TRIGGER t AFTER INSERT ON gate_results FOR EACH STATEMENT {HALVED}")
+    refused(gated(), "warehouse.schema")
+    assert not Path("published.duckdb").exists()
+
+
+def test_functions_in_the_place_of_duckdbs_own_blind_no_check(here: Path) -> None:
+    edit(DB, "CREATE MACRO to_json(x) AS '{}'; CREATE MACRO abs(x) AS 0")
+    refused(gated(), "warehouse.schema")
+    edit(DB, f"{HALVED} WHERE verdict = 'verified'")
+    refused(gated(), "warehouse.schema")
+    edit(DB, "DROP MACRO to_json; DROP MACRO abs")  # nothing that a gate kept meanwhile vouches for the edit
+    assert gated().exit_code == 0
+    with open_published(Path("published.duckdb")) as found:
+        assert found.frame("real_results").empty
+
+
+@pytest.mark.parametrize("name", ["mlflow", "pub"])
+def test_a_warehouse_with_the_name_of_a_schema_is_refused_in_words(name: str, here: Path) -> None:
+    DB.rename(f"{name}.duckdb")
+    result = gated("--db", f"{name}.duckdb")
+    assert isinstance(result.exception, StoreError)
+    assert "rename the file" in str(result.exception)
+
+
 def test_an_emptied_warehouse_is_refused_and_a_new_one_only_with_leave(here: Path) -> None:
     for table in ("performance_results", "latency_samples"):
         edit(here / "hwbench.duckdb", f"DELETE FROM {table}")

@@ -246,8 +246,9 @@ def test_without_a_digest_without_a_key_and_with_one_made_up_all_is_judged(db: P
     with database.writer(db) as connection:
         found = Gated(db, connection).rederive(load_keyring(lab.home), lambda _done, _all: None, None)
     assert found.remembered == 0
-    edit(db, "UPDATE judged_runs SET mac = sha256(run_id)")
-    assert gated(db, lab).remembered == 0
+    for mac in ("sha256(run_id)", "repeat('é', 64)"):
+        edit(db, f"UPDATE judged_runs SET mac = {mac}")
+        assert gated(db, lab).remembered == 0
     edit(db, "DELETE FROM judged_runs")
     assert gated(db, lab).remembered == 0
 

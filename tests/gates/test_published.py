@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hwbench_mlflow.errors import Refused, StoreError
 from hwbench_mlflow.rules import Outcome, RuleKind
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.publish import Publication, publish
-from hwbench_mlflow.warehouse.published import PUBLISHED_VERSION, open_published
+from hwbench_mlflow.warehouse.published import PUBLISHED_VERSION, content_digest, open_published
 from tests.gates.conftest import edit
 from tests.warehouse.results import Lab
 
@@ -118,6 +120,13 @@ EDITS = {
     "a table more": "CREATE TABLE extra AS SELECT 1 AS x",
     "a view more": "CREATE VIEW best AS SELECT 1 AS x",
     "a table less": "DROP TABLE failures",
+    "a function of DuckDB's": "CREATE MACRO median(x) AS 0.1",
+    "a type": "CREATE TYPE json AS VARCHAR",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON samples FOR EACH STATEMENT DELETE FROM quarantine",
+    # Says what the digest was made of while it is looked for, and something else to who reads.
+    "a view for a table": "ALTER TABLE failures RENAME TO f; CREATE VIEW failures AS FROM f",
+    "a view of values": "DROP TABLE labels; CREATE VIEW labels AS SELECT ''::VARCHAR AS run_id, ''::VARCHAR AS key, "
+    "''::VARCHAR AS value WHERE false",
 }
 
 
@@ -127,6 +136,40 @@ def test_a_file_that_was_edited_is_refused(sql: str, sound: Path, tmp_path: Path
     edit(path, sql)
     with pytest.raises(Refused, match=r"edited"):
         open_published(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("column_digests", "{"), ("column_digests", "[]"), ("column_digests", "{}"), ("rows_in", "x"),
+        ("warehouse_sync", ""), ("warehouse_sync", "[1]"), ("suites", "3"),
+    ],
+)  # fmt: skip
+def test_a_manifest_without_sense_is_refused_in_words(key: str, value: str, sound: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(sound, tmp_path / "p.duckdb"))
+    edit(path, "UPDATE manifest SET value = ? WHERE key = ?", value, key)
+    with duckdb.connect(str(path)) as connection:
+        said = dict(connection.execute("FROM manifest").fetchall())
+    edit(path, "UPDATE manifest SET value = ? WHERE key = 'content_digest'", content_digest(said))
+    with pytest.raises(Refused, match="edited"):
+        open_published(path)
+
+
+def test_a_gate_puts_a_file_right_that_somebody_wrote_into(synced: tuple[Lab, Path], tmp_path: Path) -> None:
+    db = Path(shutil.copyfile(synced[1], tmp_path / "w.duckdb"))
+    others = [(run, "verdict", "unverified") for run in unverified(db)]
+    path = published(db, tmp_path / "p.duckdb", *others)
+    killed = (
+        "import duckdb, os, sys; c = duckdb.connect(sys.argv[1]); c.execute(\"SET checkpoint_threshold = '1TB'\"); "
+        "c.execute('UPDATE real_results SET latency_ms_p50 = 1'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(path)], check=True)
+    assert Path(f"{path}.wal").exists()
+    with pytest.raises(Refused, match="edited"):
+        open_published(path)
+    published(db, path, *others)
+    with open_published(path) as found:
+        assert len(found.frame("real_results")) == 4
 
 
 READS = {"real_results": ["run_id", "latency_ms_p50", "host_id"], "samples": ["run_id", "latency_ms"]}

@@ -644,6 +644,14 @@ def test_rows_edited_by_hand_are_drift_and_a_full_sync_repairs_them(lab: Lab, db
         assert dump(db, STAR) == whole, f"{table} was not repaired"
 
 
+def test_what_could_blind_a_comparison_is_drift(lab: Lab, db: Path) -> None:
+    synced(lab, db)
+    with duckdb.connect(str(db)) as connection:
+        connection.execute("CREATE MACRO hash(x) AS 0")
+    found = verify_store(SqliteReader(lab.path), db, Star(load_keyring(lab.home)))
+    assert found == [("function main.hash", 0, 1)]
+
+
 def test_a_row_put_in_by_hand_is_drift(lab: Lab, db: Path) -> None:
     synced(lab, db)
     with duckdb.connect(str(db)) as connection:
