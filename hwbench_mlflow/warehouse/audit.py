@@ -303,9 +303,13 @@ def audit(
     outcomes.append(_made(connection, FINITE, _finite(connection), []))
     if max_age is not None:
         last = "SELECT max(finished_at) AS ended FROM mlflow.sync_log"
-        said = "'the last sync that changed anything ended ' || ended"
-        sql = f"SELECT '', {said} FROM ({last}) WHERE ended < ?::TIMESTAMP"
-        outcomes.append(_made(connection, AGE, sql, [now - max_age]))
+        said = "'the last sync that changed anything ended ' || coalesce(ended::VARCHAR || ' UTC', 'never')"
+        # One that is still to come was dated by hand, or by a clock that is wrong: nothing is known of its age.
+        sql = (
+            f"SELECT '', {said} FROM ({last}) "
+            "WHERE NOT coalesce(ended BETWEEN ?::TIMESTAMP AND ?::TIMESTAMP + INTERVAL 1 HOUR, false)"
+        )
+        outcomes.append(_made(connection, AGE, sql, [now - min(max_age, now - datetime.min), now]))
     return outcomes
 
 

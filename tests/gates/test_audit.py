@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -129,6 +129,15 @@ def test_a_sync_that_is_too_old_refuses_only_who_asks(db: Path) -> None:
     assert "sync.recent" not in audited(db, later)
     assert not audited(db, later, timedelta(hours=1))["sync.recent"].passed
     assert audited(db, later, timedelta(days=9))["sync.recent"].passed
+    assert audited(db, later, timedelta.max)["sync.recent"].passed
+
+
+@pytest.mark.parametrize("ended", ["'infinity'", "'-infinity'", "now()::TIMESTAMP + INTERVAL 2 DAYS", "NULL"])
+def test_a_sync_that_is_dated_by_hand_is_not_recent(ended: str, db: Path) -> None:
+    now = datetime.now(UTC).replace(tzinfo=None)
+    assert audited(db, now, timedelta(days=1))["sync.recent"].passed
+    edit(db, f"UPDATE mlflow.sync_log SET finished_at = {ended}")
+    assert not audited(db, now, timedelta(days=1))["sync.recent"].passed
 
 
 REMADE = "CREATE TABLE t AS FROM performance_results; DROP VIEW latest_results; DROP VIEW verified_results; " \
