@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,7 +90,9 @@ def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: 
     if form == "json":
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
             raise UsageError(f"two columns are called {twice[0]}", remedy="Name them apart with AS")
-        json.dump([dict(zip(columns, row, strict=True)) for row in rows], out, default=str)
+        # JSON has no NaN and no infinity: they are the texts that MLflow's API, and protobuf's JSON, has for them.
+        plain = [dict(zip(columns, map(_in_json, row), strict=True)) for row in rows]
+        json.dump(plain, out, default=str, allow_nan=False)
         out.write("\n")
         return
     if form == "csv":
@@ -101,6 +104,16 @@ def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: 
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     for row in cells:
         out.write("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() + "\n")
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, (list, tuple)):
+        return [_in_json(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _in_json(one) for key, one in value.items()}
+    return value
 
 
 def printable(text: str) -> str:

@@ -306,6 +306,9 @@ def test_a_query_that_cannot_be_shown_is_wrong_usage_and_one_for_a_terminal_is_p
     assert "two columns are called a" in str(twice)
     shown = asked("SELECT chr(27) || '[2J' || chr(8238) || 'x' || chr(10) || 'y' AS a").stdout
     assert shown == "a\n\\x1b[2J\\u202ex\\ny\n"
+    odd = "SELECT 'nan'::DOUBLE AS a, {'b': ['-inf'::FLOAT, 1.5]} AS c, NULL AS d"
+    plain = json.loads(asked(odd, "--format", "json").stdout, parse_constant=pytest.fail)
+    assert plain == [{"a": "NaN", "c": {"b": ["-Infinity", 1.5]}, "d": None}]
 
 
 def test_two_gates_at_a_time_are_refused(here: Path) -> None:
