@@ -230,12 +230,14 @@ def test_two_workers_and_overlapping_inferences_agree_on_the_model_and_are_each_
     profile = Profile(name="smoke", workers=2, min_samples=12, seconds=0.3, max_warmup_seconds=0.5, ranked=False)
     asked = request(tiny_folder, "hwbench_mlflow.backends.cpu:CpuBackend")
     asked = replace(asked, profile=profile, workload=replace(asked.workload, scenario=Scenario.OFFLINE))
-    measured = runner.run(asked)
-    result = measured.result
+    for _ in range(3):  # where much else runs, one inference can take as long as a whole sample should
+        measured = runner.run(asked)
+        result = measured.result
+        if any(w.runs_per_sample > 1 for w in result.workers):
+            break
     assert [w.index for w in result.workers] == [w.index for w in measured.samples.workers] == [0, 1]
     assert not [line for line in result.warnings if "busy" in line]
     assert len({w.pid for w in result.workers}) == len({w.nonce for w in result.workers}) == 2
-    # Any, for where much else runs, one inference can take as long as a whole sample should.
     assert any(w.runs_per_sample > 1 for w in result.workers)
     assert [bool(len(w.scaling) > 1) for w in result.workers] == [True, False]
     assert sum(len(w.samples_ns) for w in measured.samples.workers) >= 12
