@@ -85,9 +85,9 @@ class Look:
     def __init__(self, cores: Sequence[int] | None = None, worker: int | None = None) -> None:
         """``cores``: those that are measured on; all that may be used if not given. Where they are given, ours is only
         what this process and ``worker``'s tree take: what else we started has other cores."""
-        ours = cores if cores is not None else usable_cores()
+        looked_at = cores if cores is not None else usable_cores()
         # Where their counters cannot be told apart, the whole machine is looked at.
-        self._places = None if ours is None else counter_places(ours)
+        self._places = None if looked_at is None else counter_places(looked_at)
         self._count = len(self._places) if self._places is not None else psutil.cpu_count() or 1
         self._worker = worker if cores is not None else None
         self._before = _walk()

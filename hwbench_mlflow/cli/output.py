@@ -37,13 +37,18 @@ def write_whole(output: Path | None, render: Callable[[TextIO], object]) -> None
 
 
 def refuse_database(output: Path) -> None:
-    """Raise UsageError where ``output`` is a DuckDB or SQLite file: a slip of the flags must not cost a store."""
-    from hwbench_mlflow.errors import UsageError
+    """Raise UsageError where ``output`` is a DuckDB or SQLite file: a slip of the flags must not cost a store.
 
+    StoreError for a file that cannot be read: it may be one.
+    """
+    from hwbench_mlflow.errors import StoreError, UsageError
+
+    if not output.is_file():  # nothing there; or a pipe, which opening would wait for
+        return
     try:
         with output.open("rb") as stream:
-            head = stream.read(16) if output.is_file() else b""
-    except OSError:
-        return  # not there, or not ours to read: writing says what is wrong
+            head = stream.read(16)
+    except OSError as error:
+        raise StoreError(f"cannot write {output}: what is there cannot be read: {error.strerror or error}") from error
     if head[8:12] == b"DUCK" or head == b"SQLite format 3\0":
         raise UsageError(f"{output} is a database: name another file to write to")

@@ -112,7 +112,7 @@ def _in_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_in_json(one) for one in value]
     if isinstance(value, dict):
-        return {key: _in_json(one) for key, one in value.items()}
+        return {str(key): _in_json(one) for key, one in value.items()}  # a MAP's keys may be of any type
     return value
 
 

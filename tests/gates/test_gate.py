@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import duckdb
@@ -19,6 +22,7 @@ from hwbench_mlflow.errors import ExitCode, Refused, StoreError, UsageError
 from hwbench_mlflow.warehouse.database import latest_version
 from hwbench_mlflow.warehouse.frames import SimulatedResultsWarning, UngatedResultsWarning
 from hwbench_mlflow.warehouse.published import open_published
+from tests.commands import ROOT
 from tests.gates.conftest import edit
 from tests.warehouse.results import Lab
 
@@ -282,6 +286,35 @@ def test_what_a_command_writes_never_replaces_a_database(here: Path) -> None:
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.suffix != ".lock"} == before
 
 
+def test_a_pipe_is_written_to_and_what_cannot_be_read_is_not_replaced(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(here / "pipe")
+    asked = [sys.executable, "-m", "hwbench_mlflow", "query", "SELECT 1 AS a", "--db", "hwbench.duckdb"]
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            subprocess.run(
+                [*asked, "--format", "csv", "-o", "pipe"], check=True, timeout=60,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+            assert reader.communicate(timeout=60)[0] == "a\n1\n"
+        finally:
+            reader.kill()
+    old = here / "old.csv"
+    old.write_text("kept")
+    opened = Path.open
+
+    def denied(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if path.name == "old.csv" and mode == "rb":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", denied)
+    done = CliRunner().invoke(query, ["SELECT 1", "--db", "hwbench.duckdb", "-o", "old.csv"])
+    assert "cannot write old.csv: what is there cannot be read: Permission denied" in str(done.exception)
+    assert old.read_text() == "kept"
+
+
 def test_a_query_writes_a_whole_file_or_leaves_the_old_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = here / "old.csv"
     old.write_text("kept")
@@ -306,9 +339,9 @@ def test_a_query_that_cannot_be_shown_is_wrong_usage_and_one_for_a_terminal_is_p
     assert "two columns are called a" in str(twice)
     shown = asked("SELECT chr(27) || '[2J' || chr(8238) || 'x' || chr(10) || 'y' AS a").stdout
     assert shown == "a\n\\x1b[2J\\u202ex\\ny\n"
-    odd = "SELECT 'nan'::DOUBLE AS a, {'b': ['-inf'::FLOAT, 1.5]} AS c, NULL AS d"
+    odd = "SELECT 'nan'::DOUBLE AS a, {'b': ['-inf'::FLOAT, 1.5]} AS c, NULL AS d, MAP {DATE '2026-11-01': 2} AS e"
     plain = json.loads(asked(odd, "--format", "json").stdout, parse_constant=pytest.fail)
-    assert plain == [{"a": "NaN", "c": {"b": ["-Infinity", 1.5]}, "d": None}]
+    assert plain == [{"a": "NaN", "c": {"b": ["-Infinity", 1.5]}, "d": None, "e": {"2026-11-01": 2}}]
 
 
 def test_two_gates_at_a_time_are_refused(here: Path) -> None:
