@@ -377,14 +377,15 @@ def test_a_batch_that_is_stopped_and_one_that_is_killed_go_on_with_what_is_missi
     assert "RUNNING" not in statuses(children)
     before = len(clean.log())
     running = start(clean, tmp_path, "--resume")
-    until(lambda: len(clean.log()) >= before + 3)
+    until(lambda: len(clean.log()) >= before + 2 and "RUNNING" in statuses(runs(store_uri)[1]))
     running.kill()
     running.communicate(timeout=60)
     before = len(clean.log())
     done = batch(clean, tmp_path, "--resume")
     assert done.returncode == 0, done.stderr
     parent, children = runs(store_uri)
-    assert (parent.info.status, set(statuses(children))) == ("FINISHED", {"FINISHED", "KILLED"})
+    # What was measured when it was killed may still have been delivered by its node: then no run is left to end.
+    assert (parent.info.status, set(statuses(children)) - {"KILLED"}) == ("FINISHED", {"FINISHED"})
     assert (len(by_cell(children)), set(by_cell(children).values())) == (10, {1})
     states = Counter(cell["state"] for cell in json.loads(done.stdout)["cells"])
     assert states["kept"] >= 3
