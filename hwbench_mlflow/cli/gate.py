@@ -92,13 +92,16 @@ def gate(  # noqa: PLR0917 -- click passes by name
 
     Example: hwbench gate && hwbench report
     """
-    from hwbench_mlflow.cli.output import refuse_database
+    from hwbench_mlflow.cli.output import refuse_database, refuse_side_file
     from hwbench_mlflow.errors import ExitCode
+    from hwbench_mlflow.warehouse.published import refuse_foreign
 
     if junit is not None:
         refuse_database(junit)
     if published.resolve() == db.resolve():
         raise click.UsageError("--published is the warehouse itself: name another file")
+    refuse_side_file(published)
+    refuse_foreign(published)
     try:
         age = None if max_age is None else timedelta(hours=max_age)
     except (ValueError, OverflowError) as error:  # nan; or more hours than there is a time for

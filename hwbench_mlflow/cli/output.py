@@ -43,6 +43,7 @@ def refuse_database(output: Path) -> None:
     """
     from hwbench_mlflow.errors import StoreError, UsageError
 
+    refuse_side_file(output)
     if not output.is_file():  # nothing there; or a pipe, which opening would wait for
         return
     try:
@@ -52,3 +53,17 @@ def refuse_database(output: Path) -> None:
         raise StoreError(f"cannot write {output}: what is there cannot be read: {error.strerror or error}") from error
     if head[8:12] == b"DUCK" or head == b"SQLite format 3\0":
         raise UsageError(f"{output} is a database: name another file to write to")
+
+
+_BESIDE = (".wal", ".lock", "-wal", "-shm", "-journal")
+"""What DuckDB, SQLite and we keep beside a database, by the end of its name."""
+
+
+def refuse_side_file(output: Path) -> None:
+    """Raise UsageError for a name that belongs to a database that is there: its log, or its lock."""
+    from hwbench_mlflow.errors import UsageError
+
+    for end in _BESIDE:
+        name = output.name.removesuffix(end)
+        if name not in {"", output.name} and (of := output.with_name(name)).is_file():
+            raise UsageError(f"{output} belongs to {of}: name another file to write to")

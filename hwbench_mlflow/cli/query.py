@@ -44,8 +44,8 @@ def query(sql: str, db: Path | None, form: str, output: Path | None) -> None:
         refuse_database(output)
         query_to_parquet(db, sql, output)
         return
-    columns, rows = run_query(db, sql)
-    write_whole(output, lambda out: write_rows(columns, rows, form, out))
+    with run_query(db, sql) as (columns, rows):
+        write_whole(output, lambda out: write_rows(columns, rows, form, out))
 
 
 def _default() -> Path:

@@ -130,22 +130,25 @@ def _write_figures(folder: Path, drawn: list[Drawn | NotDrawn]) -> None:
 
 def _tell(summary: Summary, output: Path | None) -> None:
     """What came of it, on standard error where the report itself is on standard output."""
+    from hwbench_mlflow.reports.words import counted
+
     if summary.stale is not None:
         click.echo(f"hwbench: warning: stale, or not known to be current: {summary.stale}", err=True)
     if summary.simulated is not None:
         click.echo(
-            f"hwbench: warning: SIMULATED data is included: {summary.simulated.results} results do not come from the "
-            "hardware they name",
+            f"hwbench: warning: SIMULATED data is included: {counted(summary.simulated.results, 'result')} not from "
+            "the hardware named",
             err=True,
         )
         if summary.estimate_count:
             click.echo(
-                f"hwbench: warning: SIMULATED: {summary.estimate_count} roofline estimates are included; nothing was "
-                'measured for them, and CSV leaves them out (`hwbench query "FROM estimates"`)',
+                f"hwbench: warning: SIMULATED: {counted(summary.estimate_count, 'roofline estimate')} included; "
+                'nothing was measured for them, and CSV leaves them out (`hwbench query "FROM estimates"`)',
                 err=True,
             )
     click.echo(
-        f"{output or 'report'}: {summary.real.results} real results in {summary.real.configurations} configurations, "
+        f"{output or 'report'}: {counted(summary.real.results, 'real result')} in "
+        f"{counted(summary.real.configurations, 'configuration')}, "
         f"published {summary.manifest['published_at']}",
         err=output is None,
     )

@@ -122,7 +122,7 @@ def to_markdown(found: Sequence[Comparison], head: Sequence[str], tail: Sequence
         )
     if len(ranked) > MAX_MARKDOWN_ROWS:
         yield ""
-        yield f"{len(ranked) - MAX_MARKDOWN_ROWS} more configurations are not shown."
+        yield f"{words.counted(len(ranked) - MAX_MARKDOWN_ROWS, 'more configuration')} not shown."
     yield ""
     for line in tail:
         yield f"{cell(line)}  "

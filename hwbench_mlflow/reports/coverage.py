@@ -50,7 +50,7 @@ def to_text(cells: Sequence[Cell], following: Sequence[Next]) -> Iterator[str]:
     for row in [titles, *body]:
         yield "  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip()
     if len(rows) > SHOWN_MODELS:
-        yield f"{len(rows) - SHOWN_MODELS} more rows are not shown"
+        yield f"{words.counted(len(rows) - SHOWN_MODELS, 'more row')} not shown"
     yield ""
     yield headline(cells)
     for line in _reasons(cells):

@@ -87,5 +87,5 @@ def markdown(rows: Sequence[Row], count: int) -> Iterator[str]:
         yield f"| {' | '.join(map(cell, cells))} |"
     yield ""
     if count > len(rows):
-        yield f"{count - len(rows)} more estimates are not shown."
+        yield f"{words.counted(count - len(rows), 'more estimate')} not shown."
         yield ""

@@ -183,7 +183,7 @@ def _latency(rows: Sequence[Row]) -> Drawn | NotDrawn:
     _name_rows(axes, shown)
     _scale(axes, [row["latency_ms_p50"] for row in shown])
     say_below(figure, "ms for one inference of a batch (less is better); hollow: a noisy result")
-    lines = [f"{words.label(r)}: {words.number(r['latency_ms_p50'], 'ms')}" for r in shown]
+    lines = [f"{words.label(r)}: {words.number(r['latency_ms_p50'], 'ms')}{_noisy(r)}" for r in shown]
     return Drawn(name="latency", title=title, description="; ".join(lines), figure=figure)
 
 
@@ -225,7 +225,8 @@ def _throughput(rows: Sequence[Row]) -> Drawn | NotDrawn:
         axes.plot(xs, ys, "-", color=colour, label=name)
         for row, x, y in zip(curve, xs, ys, strict=True):
             axes.plot([x], [y], "o", color=colour, markersize=5, fillstyle=_fill(row))
-        lines.append(f"{name}: " + ", ".join(f"{y:.4g} items/s at batch {x}" for x, y in zip(xs, ys, strict=True)))
+        at = (f"{y:.4g} items/s at batch {x}{_noisy(row)}" for row, x, y in zip(curve, xs, ys, strict=True))
+        lines.append(f"{name}: {', '.join(at)}")
     axes.set_xscale("log", base=2)
     batches = sorted({r["batch_size"] for c in kept.values() for r in c})
     axes.set_xticks(batches, [str(b) for b in batches])
@@ -237,7 +238,7 @@ def _throughput(rows: Sequence[Row]) -> Drawn | NotDrawn:
     return Drawn(name="throughput", title=title + left, description="; ".join(lines), figure=figure)
 
 
-PERCENTILES = (("p50", "o"), ("p90", "|"), ("p95", "s"), ("p99", "D"))
+PERCENTILES = (("p50", "o"), ("p90", "^"), ("p95", "s"), ("p99", "D"))
 
 
 def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
@@ -259,7 +260,7 @@ def _percentiles(rows: Sequence[Row]) -> Drawn | NotDrawn:
     _scale(axes, drawn)
     say_below(figure, "ms for one inference of a batch; hollow: noisy; absent: the samples do not carry it")
     axes.legend(loc="best", ncols=4, fontsize="small")
-    lines = [f"{words.label(r)}: p90 {words.number(r['latency_ms_p90'], 'ms')}" for r in shown]
+    lines = [f"{words.label(r)}: p90 {words.number(r['latency_ms_p90'], 'ms')}{_noisy(r)}" for r in shown]
     return Drawn(name="percentiles", title=title, description="; ".join(lines), figure=figure)
 
 
@@ -284,10 +285,11 @@ def _bars(name: str, title: str, rows: Sequence[Row], column: str, axis: str) ->
     if not shown:
         return NotDrawn(title=title, reason=f"no ranked result has {column}")
     figure, axes = new_figure(len(shown))
-    axes.barh(range(len(shown)), [row[column] for row in shown], color=SERIES[0], height=0.6)
+    colours = [SERIES[0] if row["stable"] else "none" for row in shown]
+    axes.barh(range(len(shown)), [row[column] for row in shown], color=colours, edgecolor=SERIES[0], height=0.6)
     _name_rows(axes, shown)
-    say_below(figure, axis)
-    lines = [f"{words.label(r)}: {words.number(r[column])}" for r in shown]
+    say_below(figure, f"{axis}; hollow: a noisy result")
+    lines = [f"{words.label(r)}: {words.number(r[column])}{_noisy(r)}" for r in shown]
     return Drawn(name=name, title=title, description="; ".join(lines), figure=figure)
 
 
@@ -324,8 +326,7 @@ def _heat_map(rows: Sequence[Row]) -> Drawn | NotDrawn:
             axes.add_patch(
                 Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=SERIES[0], alpha=max(0.12, 0.6 / ratio))
             )
-            noisy = "" if found["stable"] else " (noisy)"
-            text = f"{found['latency_ms_p50']:.4g} ms, {words.precision(found)}{noisy}"
+            text = f"{found['latency_ms_p50']:.4g} ms, {words.precision(found)}{_noisy(found)}"
             axes.text(x, y, text.replace(" (noisy)", "\n(noisy)"), ha="center", va="center")
             lines.append(f"{model} on {platform}: {text}")
     axes.set_xlim(-0.5, len(platforms) - 0.5)
@@ -365,7 +366,7 @@ def _trends(trends: Sequence[Trend]) -> Drawn | NotDrawn:
         locator = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        many = f"{len(times)} results" + (f", {noisy} noisy" if noisy else "")
+        many = words.counted(len(times), "result") + (f", {noisy} noisy" if noisy else "")
         lines.append(f"{words.label(trend.row)}: from {medians[0]:.4g} to {medians[-1]:.4g} ms in {many}")
     axes.set_xlabel("less is better; hollow: a noisy result")
     return Drawn(name="trends", title=title, description="; ".join(lines), figure=figure)
@@ -390,9 +391,15 @@ def _fill(row: Row) -> Literal["full", "none"]:
     return "full" if row["stable"] else "none"
 
 
+def _noisy(row: Row) -> str:
+    """The same in words."""
+    return "" if row["stable"] else " (noisy)"
+
+
 def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [words.label(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_axisbelow(True)
     axes.grid(axis="x", color=INK, alpha=0.15)
 
 

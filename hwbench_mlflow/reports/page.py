@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwbench_mlflow.reports import estimates, words
@@ -31,14 +31,15 @@ def to_html(summary: Summary, figures: Sequence[Drawn | NotDrawn]) -> str:
         .render(
             s=summary,
             title=title(summary),
+            counted=words.counted,
             manifest=summary.manifest,
             suites=json.loads(summary.manifest["suites"]),
             figures=[f for f in shown if not f["simulated"]],
             simulated_figures=[f for f in shown if f["simulated"]],
             not_drawn=[f for f in figures if isinstance(f, NotDrawn)],
-            real=[_shown(row) for row in summary.real.latest],
-            written=[_shown(row) for row in summary.real.latest if words.writes(row)],
-            simulated=[_shown(row) for row in summary.simulated.latest] if summary.simulated is not None else [],
+            real=_table(summary.real.latest, _NUMBERS),
+            written=_table([row for row in summary.real.latest if words.writes(row)], _WRITTEN),
+            simulated=_table(summary.simulated.latest if summary.simulated is not None else (), _NUMBERS),
             estimates=[estimates.shown(row) for row in summary.estimates or ()],
         )
     )
@@ -54,19 +55,30 @@ def environment() -> Environment:
     )  # fmt: skip
 
 
-def _shown(row: Row) -> dict[str, Any]:
-    cells = {}
-    for name, column, unit in (
-        ("p90", "latency_ms_p90", ""), ("p95", "latency_ms_p95", ""), ("p99", "latency_ms_p99", ""),
-        ("throughput", "throughput_items_per_s", ""), ("memory", "memory_peak_mb", ""),
-        ("energy", "energy_j_per_item", ""), ("median", "latency_ms_p50", ""),
-        ("ttft", "ttft_ms_p50", ""), ("tpot", "tpot_ms_p50", ""), ("tokens", "tokens_per_s", ""),
-        ("audio", "real_time_factor", ""),
-    ):  # fmt: skip
-        value = row[column]
-        cells[name] = {
-            "text": words.number(value, unit), "why": None if value is not None else words.why_absent(row, column)
-        }  # fmt: skip
+_NUMBERS = {
+    "median": "latency_ms_p50", "p90": "latency_ms_p90", "p95": "latency_ms_p95", "p99": "latency_ms_p99",
+    "throughput": "throughput_items_per_s", "memory": "memory_peak_mb", "energy": "energy_j_per_item",
+}  # fmt: skip
+_WRITTEN = {"ttft": "ttft_ms_p50", "tpot": "tpot_ms_p50", "tokens": "tokens_per_s", "audio": "real_time_factor"}
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Rows as the template takes them, and why numbers are absent: footnotes by their letter.
+
+    A hover title alone would be nothing on paper, on a touch screen or by keyboard.
+    """
+    letters: dict[str, str] = {}
+    shown = [_shown(row, columns, letters) for row in rows]
+    return {"rows": shown, "footnotes": {letter: why for why, letter in letters.items()}}
+
+
+def _shown(row: Row, columns: Mapping[str, str], letters: dict[str, str]) -> dict[str, Any]:
+    cells: dict[str, dict[str, str | None]] = {}
+    for name, column in columns.items():
+        cells[name] = {"text": words.number(row[column]), "why": None}
+        if row[column] is None:
+            letter = letters.setdefault(words.footnote(row, column), chr(ord("a") + len(letters)))
+            cells[name] |= {"why": words.why_absent(row, column), "letter": letter}
     return {
         "row": row, "cells": cells, "interval": words.interval(row), "workload": words.workload(row),
         "marks": words.marks(row), "provenance": words.provenance(row),

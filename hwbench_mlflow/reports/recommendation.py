@@ -40,7 +40,7 @@ def to_text(found: Recommendation, title: str, commands: Sequence[str]) -> Itera
     for entry in found.entries[:SHOWN]:
         yield from _entry(entry, found.objective)
     if len(found.entries) > SHOWN:
-        yield f"  {len(found.entries) - SHOWN} more devices are not shown"
+        yield f"  {words.counted(len(found.entries) - SHOWN, 'more device')} not shown"
     if found.similar:
         yield ""
         yield "Similar models, measured; no ranking of the model itself:"
@@ -51,7 +51,7 @@ def to_text(found: Recommendation, title: str, commands: Sequence[str]) -> Itera
         yield f"Pareto front of {', '.join(found.front_of)}: none of these is beaten in everything"
         yield from (f"  {name(one)}: {numbers(one)}" for one in found.front[:SHOWN])
         if len(found.front) > SHOWN:
-            yield f"  {len(found.front) - SHOWN} more are not shown"
+            yield f"  {len(found.front) - SHOWN} more not shown"
     if found.simulated:
         yield ""
         yield "SIMULATED, not measured on the hardware named, never ranked:"

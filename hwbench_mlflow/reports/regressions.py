@@ -38,7 +38,7 @@ def to_text(stories: Sequence[Story]) -> Iterator[str]:
         yield from (f"    {line}" for line in lines(story))
     if len(shown) > SHOWN:
         yield ""
-        yield f"{len(shown) - SHOWN} more histories are not shown"
+        yield f"{len(shown) - SHOWN} more not shown"
 
 
 def to_markdown(stories: Sequence[Story]) -> Iterator[str]:
@@ -52,7 +52,7 @@ def to_markdown(stories: Sequence[Story]) -> Iterator[str]:
         yield from (f"  - {cell(line)}" for line in lines(story))
     if len(shown) > SHOWN:
         yield ""
-        yield f"{len(shown) - SHOWN} more histories are not shown."
+        yield f"{len(shown) - SHOWN} more not shown."
 
 
 def ordered(stories: Sequence[Story]) -> list[Story]:

@@ -53,7 +53,7 @@ def to_markdown(summary: Summary) -> Iterator[str]:
             yield f"| {' | '.join(map(cell, cells))} |"
         yield ""
     if summary.quarantine:
-        yield f"## Quarantined ({manifest['rows_quarantined']} results)"
+        yield f"## Quarantined ({words.counted(int(manifest['rows_quarantined']), 'result')})"
         yield ""
         yield "| run | rule | why |"
         yield "| --- | --- | --- |"
@@ -99,7 +99,7 @@ def _table(rows: Sequence[Row], configurations: int) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     if configurations > len(rows):
-        yield f"{configurations - len(rows)} more configurations are not shown."
+        yield f"{words.counted(configurations - len(rows), 'more configuration')} not shown."
         yield ""
 
 

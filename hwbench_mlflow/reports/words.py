@@ -113,14 +113,28 @@ def short(text: str, length: int) -> str:
 
 def why_absent(row: Row, column: str) -> str:
     """Why a percentile, a memory or an energy is not there."""
-    kind = column.rpartition("_")[2]
-    if kind in PERCENTILE_SAMPLES and (row["sample_count"] or 0) < PERCENTILE_SAMPLES[kind]:
-        return f"{row['sample_count']} samples do not carry it: {kind} needs {PERCENTILE_SAMPLES[kind]}"
+    why = footnote(row, column)
+    return f"{why}, this has {row['sample_count']}" if why.startswith(_FEW) else why
+
+
+_FEW = "too few samples: "
+
+
+def footnote(row: Row, column: str) -> str:
+    """The same, in words that many rows share."""
+    kind, count = column.rpartition("_")[2], row["sample_count"] or 0
+    if kind in PERCENTILE_SAMPLES and count < PERCENTILE_SAMPLES[kind]:
+        return f"{_FEW}{kind} needs {PERCENTILE_SAMPLES[kind]}"
     if column in _WRITTEN:
         # A generation whose median is absent has too few samples for one; else the phase has no such time.
-        few = column.endswith("p50") and row["phase"] != "forward" and (row["sample_count"] or 0) < MEDIAN_SAMPLES
-        return f"{row['sample_count']} samples do not carry it" if few else "this phase, or this model, has none"
+        few = kind == "p50" and row["phase"] != "forward" and count < MEDIAN_SAMPLES
+        return f"{_FEW}a median needs {MEDIAN_SAMPLES}" if few else "this phase, or this model, has none"
     return "not measured"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 result", "2 results"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def marks(row: Row) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from hwbench_mlflow.errors import HwbenchError, Refused, StoreError
+from hwbench_mlflow.errors import HwbenchError, Refused, StoreError, UsageError
 from hwbench_mlflow.warehouse import database
 from hwbench_mlflow.warehouse.digest import column_digests, quoted
 from hwbench_mlflow.warehouse.replication import TRUST_LEVEL
@@ -230,10 +230,37 @@ def is_published(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with duckdb.connect(str(path), read_only=True) as connection:
-            names = {r[0] for r in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        return _holds_a_publication(path)
     except duckdb.Error:
         return False
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise UsageError where a publication would take the place of another file than one.
+
+    A damaged one, which DuckDB cannot open any more, is replaced: `hwbench gate` is what its reader is told to run.
+    """
+    import duckdb
+
+    if not path.is_file():  # nothing; or a folder, which the system refuses
+        return
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(12)
+        ours = not head or (head[8:12] == b"DUCK" and _holds_a_publication(path))
+    except duckdb.Error:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: what is there cannot be read: {error.strerror or error}") from error
+    if not ours:
+        raise UsageError(f"{path} is not a file that hwbench published: remove it, or name another with --published")
+
+
+def _holds_a_publication(path: Path) -> bool:
+    import duckdb
+
+    with duckdb.connect(str(path), read_only=True) as connection:
+        names = {r[0] for r in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     return "manifest" in names and "hwbench_migrations" not in names
 
 
@@ -281,7 +308,7 @@ def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
     )
     views = connection.execute("SELECT view_name FROM system.main.duckdb_views() WHERE NOT internal").fetchall()
     if ("main", "hwbench_migrations") in found:
-        raise StoreError(f"{path} is a warehouse, not a published file", remedy="give it with --db")
+        raise StoreError(f"{path} is a warehouse", remedy="give what `hwbench gate` published from it")
     if ("main", "manifest") not in found:
         raise StoreError(f"{path} is not a file that hwbench published", remedy="name another one with --published")
     manifest = dict(connection.execute("SELECT key, value FROM manifest").fetchall())

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,39 +19,69 @@ if TYPE_CHECKING:
     import pyarrow
     from duckdb import DuckDBPyConnection
 
+Row = tuple[Any, ...]
+_AT_A_TIME = 1_000
+_ROW_GROUP = 100_000
 
-def run_query(db: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and rows. Raises :class:`UsageError` for SQL that DuckDB refuses."""
+
+@contextmanager
+def run_query(db: Path, sql: str) -> Iterator[tuple[list[str], Iterator[Row]]]:
+    """Column names and rows, which are read as they are asked for: a result may be larger than the memory.
+
+    Raises :class:`UsageError` for SQL that DuckDB refuses, also while rows are read.
+    """
     with _locked_down(db) as connection:
         cursor = connection.execute(sql)
         if cursor is None:  # nothing but spaces and comments
             raise UsageError("there is no statement to run", remedy="For example: FROM real_results LIMIT 5")
-        rows = cursor.fetchall()
-        return [d[0] for d in cursor.description or ()], rows
+        yield [d[0] for d in cursor.description or ()], _rows(cursor)
+
+
+def _rows(cursor: DuckDBPyConnection) -> Iterator[Row]:
+    while some := cursor.fetchmany(_AT_A_TIME):
+        yield from some
 
 
 def query_to_parquet(db: Path, sql: str, out: Path) -> int:
     """Write the rows of a query to a Parquet file, which is whole or not there; how many they are.
 
-    DuckDB itself is kept from the file system, so the file is written by Arrow. Raises :class:`UsageError`,
-    :class:`StoreError` where the file cannot be written.
+    DuckDB itself is kept from the file system, so the file is written by Arrow, a batch of rows at a time. Raises
+    :class:`UsageError`, :class:`StoreError` where the file cannot be written.
     """
     import pyarrow.parquet as pq
 
+    count = 0
+    beside = out.with_name(f".{out.name}.part")
     with _locked_down(db) as connection:
         relation = connection.sql(sql)
         if relation is None:
             raise UsageError("the statement gives no rows to write")
-        table: pyarrow.Table = relation.to_arrow_table()
-    beside = out.with_name(f".{out.name}.part")
-    try:
-        pq.write_table(table, beside)
-        os.replace(beside, out)
-    except OSError as error:
-        with suppress(OSError):  # a file system that is read-only refuses this too
-            beside.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
-    return int(table.num_rows)
+        batches = relation.to_arrow_reader(_ROW_GROUP)
+        try:
+            with pq.ParquetWriter(beside, batches.schema) as writer:
+                for batch in _batches(batches):
+                    writer.write_batch(batch)
+                    count += batch.num_rows
+            os.replace(beside, out)
+        except OSError as error:
+            raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):  # a file system that is read-only refuses this too
+                beside.unlink(missing_ok=True)
+    return count
+
+
+def _batches(reader: pyarrow.RecordBatchReader) -> Iterator[pyarrow.RecordBatch]:
+    """The same batches. Arrow has what DuckDB says of a row for an error of input and output: it is none of a file."""
+    batches = iter(reader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except OSError as error:
+            raise UsageError(f"the query was refused: {str(error).splitlines()[0]}") from error
+        yield batch
 
 
 @contextmanager
@@ -81,19 +111,23 @@ def _locked_down(db: Path) -> Iterator[DuckDBPyConnection]:
             raise UsageError(f"the query was refused: {str(error).splitlines()[0]}") from error
 
 
-def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: TextIO) -> None:
+def write_rows(columns: Sequence[str], rows: Iterable[Row], form: str, out: TextIO) -> None:
     """Write rows to ``out``; NULL is empty in csv and tables, null in json. Raises UsageError for two columns of one
     name in json, where the last would hide the others.
 
-    A table is for a terminal: what would move its cursor, or turn the writing round, is written as an escape.
+    csv and json are written as the rows come. A table waits for the last, for its widths; it is for a terminal: what
+    would move its cursor, or turn the writing round, is written as an escape.
     """
     if form == "json":
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
             raise UsageError(f"two columns are called {twice[0]}", remedy="Name them apart with AS")
         # JSON has no NaN and no infinity: they are the texts that MLflow's API, and protobuf's JSON, has for them.
-        plain = [dict(zip(columns, map(_in_json, row), strict=True)) for row in rows]
-        json.dump(plain, out, default=str, allow_nan=False)
-        out.write("\n")
+        empty = True
+        for row in rows:
+            plain = dict(zip(columns, map(_in_json, row), strict=True))
+            out.write(("[" if empty else ",\n ") + json.dumps(plain, default=str, allow_nan=False))
+            empty = False
+        out.write("[]\n" if empty else "]\n")
         return
     if form == "csv":
         writer = csv.writer(out)
@@ -102,8 +136,8 @@ def write_rows(columns: list[str], rows: list[tuple[Any, ...]], form: str, out: 
         return
     cells = [[printable("" if v is None else str(v)) for v in row] for row in (columns, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    for row in cells:
-        out.write("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() + "\n")
+    for line in cells:
+        out.write("  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() + "\n")
 
 
 def _in_json(value: Any) -> Any:

@@ -63,8 +63,12 @@ def test_each_is_published_in_a_table_of_its_own_and_counted(here: Here) -> None
 def test_they_are_reached_by_name_only(here: Here) -> None:
     lab, db = here
     _, path = gated(db)
-    assert run_query(path, "SELECT run_id FROM performance_results")[1] == [(lab.runs[0],)]
-    assert run_query(path, "SELECT run_id, is_simulated FROM estimates")[1] == [(lab.runs[1], True)]
+    for sql, found in (
+        ("SELECT run_id FROM performance_results", [(lab.runs[0],)]),
+        ("SELECT run_id, is_simulated FROM estimates", [(lab.runs[1], True)]),
+    ):
+        with run_query(path, sql) as (_, rows):
+            assert list(rows) == found
     frame = hwbench_mlflow.load_results(path, include=("verified", "simulated"))
     assert list(frame.run_id) == [lab.runs[0]]
     for source in (path, db):

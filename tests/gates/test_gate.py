@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from hwbench_mlflow.errors import ExitCode, Refused, StoreError, UsageError
 from hwbench_mlflow.warehouse.database import latest_version
 from hwbench_mlflow.warehouse.frames import SimulatedResultsWarning, UngatedResultsWarning
 from hwbench_mlflow.warehouse.published import open_published
+from hwbench_mlflow.warehouse.query import run_query
 from tests.commands import ROOT
 from tests.gates.conftest import edit
 from tests.warehouse.results import Lab
@@ -286,6 +288,21 @@ def test_what_a_command_writes_never_replaces_a_database(here: Path) -> None:
     assert {path.name: path.read_bytes() for path in here.iterdir() if path.suffix != ".lock"} == before
 
 
+def test_what_is_published_takes_the_place_of_nothing_else(here: Path) -> None:
+    (here / "mlflow.db").write_bytes(b"SQLite format 3\0" + bytes(100))
+    (here / "notes.txt").write_text("kept")
+    shutil.copyfile(here / "hwbench.duckdb", here / "other.duckdb")
+    with duckdb.connect(str(here / "mine.duckdb")) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 1 AS a")
+    kept = ("mlflow.db", "notes.txt", "other.duckdb", "mine.duckdb")
+    before = [(here / name).read_bytes() for name in kept]
+    for name in (*kept, "hwbench.duckdb.wal", "hwbench.duckdb.lock"):
+        done = gated("--published", name)
+        assert done.exit_code != 0, name
+        assert isinstance(done.exception, UsageError), (name, repr(done.exception))
+    assert [(here / name).read_bytes() for name in kept] == before
+
+
 def test_a_pipe_is_written_to_and_what_cannot_be_read_is_not_replaced(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +343,24 @@ def test_a_query_writes_a_whole_file_or_leaves_the_old_one(here: Path, monkeypat
     done = CliRunner().invoke(query, ["SELECT 1", "--db", "hwbench.duckdb", "--format", "csv", "-o", "old.csv"])
     assert "cannot write old.csv: No space left on device" in str(done.exception)
     assert (old.read_text(), sorted(here.glob(".old*"))) == ("kept", [])
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_rows_are_read_as_they_are_written_and_one_that_fails_late_leaves_the_old_file(form: str, here: Path) -> None:
+    late = "SELECT CASE WHEN i = 3000000 THEN error('late') ELSE i END AS i FROM range(4000000) rows(i)"
+    with run_query(Path("hwbench.duckdb"), late) as (_, found):
+        assert next(found) == (0,)  # a result that is read whole would have failed by now
+    old = here / "old"
+    old.write_text("kept")
+    done = CliRunner().invoke(query, [late, "--db", "hwbench.duckdb", "--format", form, "-o", "old"])
+    assert isinstance(done.exception, UsageError), repr(done.exception)
+    assert "the query was refused: Invalid Input Error: late" in str(done.exception)
+    assert (old.read_text(), sorted(here.glob(".old*"))) == ("kept", [])
+
+
+def test_json_without_a_row_is_an_empty_list() -> None:
+    arguments = ["SELECT 1 AS a WHERE false", "--db", "hwbench.duckdb", "--format", "json"]
+    assert json.loads(CliRunner().invoke(query, arguments).stdout) == []
 
 
 def test_a_query_that_cannot_be_shown_is_wrong_usage_and_one_for_a_terminal_is_printable() -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -94,9 +95,30 @@ def test_at_a_window_of_1100_pixels_no_column_and_no_label_of_a_figure_is_cut_of
             assert texts > 50
             assert cut == []
             assert set(page.evaluate(LINES_OF_A_STATUS)) == {1}
+            if whole:
+                _reached_by_tab(page)
             page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
             assert min(page.evaluate("[...document.querySelectorAll('details dd')].map(e => e.offsetWidth)")) > 150
         browser.close()
+
+
+def _reached_by_tab(page: Any) -> None:
+    """The skip link comes first and works; then everything that can be used, in the order that it is read in."""
+    expected = page.evaluate(
+        "[...document.querySelectorAll('a[href], summary, [tabindex=\"0\"]')].map((e, i) => (e.dataset.place = i))"
+    )
+    found = []
+    for _ in expected:
+        page.keyboard.press("Tab")
+        found.append(page.evaluate("Number(document.activeElement.dataset.place)"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus is not seen"
+    assert found == expected
+    assert len(found) > 30
+    page.evaluate("document.activeElement.blur()")
+    page.locator("a.skip").focus()
+    assert page.evaluate("document.querySelector('a.skip').getBoundingClientRect().left") >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#results"
 
 
 LINES_OF_A_STATUS = """() => [...document.querySelectorAll('#missing td')]

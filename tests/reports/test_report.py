@@ -95,7 +95,7 @@ def test_a_page_shows_what_is_real_and_nothing_that_is_simulated_or_refused(here
     assert not [r for (r,) in rows(here, "simulated_results", "run_id") if r in text]
     refused = {r for (r,) in rows(here, "quarantine", "run_id")}
     assert refused
-    after = text[text.index("results were refused") :]
+    after = text[text.index(" refused; their numbers are shown nowhere") :]
     assert all(r in after and r not in text[: -len(after)] for r in refused)
     assert FAILURE in text
 
@@ -153,8 +153,16 @@ def test_hostile_names_are_shown_as_text(here: Path, reported: Reported, kind: s
 
 def test_percentiles_that_the_samples_do_not_carry_are_absent_with_the_reason(here: Path, reported: Reported) -> None:
     assert reported().exit_code == 0
-    text = page_of(here).text()
-    assert "40 samples do not carry it: p90 needs 64" in text
+    shown = 0
+    for table in (here / "report.html").read_text(encoding="utf-8").split("<table")[1:]:
+        cells = re.findall(r'<span class="absent" title="([^"]+)">—<sup>(\w)</sup></span>', table)
+        # For those who cannot point at it, too: on paper, on a touch screen, with a keyboard.
+        below = dict(re.findall(r"<li><sup>(\w)</sup> ([^<]+)</li>", table))
+        assert {letter for _, letter in cells} == set(below)
+        assert all(why.startswith(below[letter]) for why, letter in cells)
+        shown += ("too few samples: p90 needs 64, this has 40", "a") in cells
+        assert table.count("—<sup>") == len(cells)
+    assert shown == 1
 
 
 def test_noisy_results_are_marked(here: Path, reported: Reported) -> None:
@@ -223,7 +231,7 @@ def _ranked(here: Path, *changes: dict[str, object]) -> list[figures.Drawn | fig
 def test_points_of_noisy_results_are_hollow_in_every_figure_of_time(here: Path) -> None:
     drawn = _ranked(here, {"batch_size": 1, "stable": True}, {"batch_size": 8, "stable": False})
     named = {one.name: one.figure for one in drawn if isinstance(one, figures.Drawn)}
-    for name, markers in (("latency", "o"), ("throughput", "o"), ("percentiles", "osD")):
+    for name, markers in (("latency", "o"), ("throughput", "o"), ("percentiles", "o^sD")):
         lines = [line for line in named[name].axes[0].lines if str(line.get_marker()) in list(markers)]
         fills = [line.get_fillstyle() for line in lines if np.size(line.get_xdata())]  # a legend's own has no point
         assert (fills.count("full"), fills.count("none")) == (len(markers), len(markers)), name
@@ -231,11 +239,53 @@ def test_points_of_noisy_results_are_hollow_in_every_figure_of_time(here: Path) 
         assert "hollow: " in said
 
 
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("memory", "memory_peak_mb"), ("energy", "energy_j_per_item"), ("server", "server_rate_per_s"),
+     ("multistream", "latency_ms_p99")],
+)  # fmt: skip
+def test_bars_of_noisy_results_are_hollow_and_said_to_be(here: Path, name: str, column: str) -> None:
+    scenario = name if name in {"server", "multistream"} else "latency"
+    like = {"scenario": scenario, column: 5.0, "latency_bound_ms": 20.0, "latency_percentile": 99, "query_size": 8}
+    drawn = _ranked(here, {**like, "batch_size": 1, "stable": True}, {**like, "batch_size": 8, "stable": False})
+    [one] = [one for one in drawn if isinstance(one, figures.Drawn) and one.name == name]
+    bars = {bar.get_y() + bar.get_height() / 2: bar.get_facecolor()[3] for bar in one.figure.axes[0].patches}
+    assert sorted(bars.values()) == [0.0, 1.0]
+    names = [label.get_text() for label in one.figure.axes[0].get_yticklabels()]
+    assert "batch 8" in names[round(next(y for y, alpha in bars.items() if not alpha))]
+    assert "hollow: a noisy result" in one.figure.get_supxlabel()
+    assert next(line for line in one.description.split("; ") if line.endswith("(noisy)")).count("batch 8") == 1
+
+
 def test_percentiles_far_apart_get_a_logarithmic_axis(here: Path) -> None:
     for last, scale in ((12.0, "linear"), (900.0, "log")):
         [one] = [f for f in _ranked(here, {"latency_ms_p99": last}) if getattr(f, "name", None) == "percentiles"]
         assert isinstance(one, figures.Drawn)
         assert one.figure.axes[0].get_xscale() == scale
+
+
+def _luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance of ``#rrggbb``."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _contrast(one: str, other: str) -> float:
+    dark, light = sorted(map(_luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_and_figures_have_the_contrast_that_wcag_asks_for() -> None:
+    css = (Path(page.__file__).parent / "templates" / "style.css").read_text()
+    light, dark = ({**dict(re.findall(r"--([a-z-]+): (#\w{6})", part))} for part in css.split("@media", 2)[:2])
+    assert _contrast("#000000", "#ffffff") == pytest.approx(21)
+    for colours in (light, {**light, **dark}):
+        for text in ("ink", "soft", "link", "warn", "bad"):
+            for behind in ("page", "card", "warn-page"):
+                assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+        for series in figures.SERIES:
+            assert _contrast(series, colours["page"]) >= 3, series
 
 
 def test_a_figure_does_not_call_darker_what_a_dark_page_shows_lighter(here: Path, reported: Reported) -> None:
