@@ -110,14 +110,20 @@ def test_where_the_system_names_no_boot_nothing_is_used(home: Path, monkeypatch:
     assert RunTags().tags() == {}
 
 
-@pytest.mark.parametrize("started_at", [(datetime.now(UTC) + timedelta(days=1)).isoformat(), "", "2026-01-01"])
+@pytest.mark.parametrize(
+    "started_at",
+    [(datetime.now(UTC) + timedelta(days=1)).isoformat(), "", "2026-01-01"],
+    ids=["to come", "none", "no time of day"],
+)
 def test_a_time_that_cannot_be_is_not_used(home: Path, started_at: str) -> None:
     keep([dataclasses.replace(probed("NVIDIA L4"), started_at=started_at)])
     assert RunTags().tags() == {}
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("NVIDIA L4", "NVIDIA H100"), (NOW, "2026-01-01T00:00:00+00:00"), ('"probe"', '"prove"')]
+    ("old", "new"),
+    [("NVIDIA L4", "NVIDIA H100"), (NOW, "2026-01-01T00:00:00+00:00"), ('"probe"', '"prove"')],
+    ids=["its device", "its time", "its kind"],
 )
 def test_an_edited_probe_is_not_used(home: Path, old: str, new: str) -> None:
     keep([probed("NVIDIA L4")])
