@@ -56,16 +56,17 @@ def query_to_parquet(db: Path, sql: str, out: Path) -> int:
         relation = connection.sql(sql)
         if relation is None:
             raise UsageError("the statement gives no rows to write")
-        batches = relation.to_arrow_reader(_ROW_GROUP)
+        reader = relation.to_arrow_reader(_ROW_GROUP)
         try:
-            with pq.ParquetWriter(beside, batches.schema) as writer:
-                for batch in _batches(batches):
+            with pq.ParquetWriter(beside, reader.schema) as writer:
+                for batch in _batches(reader):
                     writer.write_batch(batch)
                     count += batch.num_rows
             os.replace(beside, out)
         except OSError as error:
             raise StoreError(f"cannot write {out}: {error.strerror or error}") from error
         finally:
+            reader.close()  # while it lives, whoever opens the same file in this process waits for ever in DuckDB
             with suppress(OSError):  # a file system that is read-only refuses this too
                 beside.unlink(missing_ok=True)
     return count

@@ -14,14 +14,17 @@ Two devices: the CPU by torch and by OpenVINO, pinned to a core each, against th
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +50,9 @@ def timed(options: Sequence[str]) -> Timed:
     """Run a batch in a process, a home and a store of its own."""
     with tempfile.TemporaryDirectory(prefix="hwbench-bench-") as name:
         folder = Path(name)
-        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        uri = f"sqlite:///{shutil.copyfile(_blank_store(), folder / 'mlflow.db')}"
         environ = {**os.environ, "HWBENCH_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         given = [*options, "--weights", "random", "--tracking-uri", uri, "--json"]
-        making = "import sys; from hwbench_mlflow.tracking import Store; Store(sys.argv[1])"
-        # A store that is there: making one takes MLflow seconds, once.
-        subprocess.run([sys.executable, "-c", making, uri], cwd=ROOT, env=environ, check=True, capture_output=True)
         begun = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.bench_batch", "--inner", "batch", *given],
@@ -67,6 +67,16 @@ def timed(options: Sequence[str]) -> Timed:
             seconds.setdefault(cell["request"]["platform"], []).append(taken)
     [sent] = [line for line in done.stderr.splitlines() if line.startswith(SENDING)]
     return Timed(wall_s=wall, cells_s=seconds, sending_s=float(sent.removeprefix(SENDING)))
+
+
+@cache
+def _blank_store() -> Path:
+    """A store that is there: making one takes MLflow seconds, once."""
+    path = Path(tempfile.mkdtemp(prefix="hwbench-bench-")) / "mlflow.db"
+    atexit.register(shutil.rmtree, path.parent)
+    making = "import sys; from hwbench_mlflow.tracking import Store; Store(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", making, f"sqlite:///{path}"], cwd=ROOT, check=True, capture_output=True)
+    return path
 
 
 def _seconds_of(uri: str, run_ids: Sequence[str]) -> list[float]:
@@ -107,12 +117,13 @@ def inner(arguments: Sequence[str]) -> None:
 
 def cost(*, smallest: bool) -> None:
     """One device: the batch against the sum of its cells."""
-    sizes, profile = ("1,2", "smoke") if smallest else ("1,2,4,8", "quick")
+    sizes, profile = ("1", "smoke") if smallest else ("1,2,4,8", "quick")
     options = ("--models", "bert-tiny", "--hardware", "cpu", "--batch-sizes", sizes, "--profile", profile)
     found = timed(options)
     cells = sum(found.cells_s["cpu"])
     own = found.wall_s - cells
-    print(f"| one device, {len(found.cells_s['cpu'])} cells, profile {profile} | |")
+    count = len(found.cells_s["cpu"])
+    print(f"| one device, {count} cell{'' if count == 1 else 's'}, profile {profile} | |")
     print("| --- | ---: |")
     print(f"| whole batch, s | {found.wall_s:.2f} |")
     print(f"| its measurements and model loads, s | {cells:.2f} |")

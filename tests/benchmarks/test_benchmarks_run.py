@@ -70,7 +70,7 @@ def test_prints_a_complete_table(name: str) -> None:
 def test_the_batch_s_tables_are_complete() -> None:
     found = [re.fullmatch(r"\| (.+) \| (?:\d+\.\d+%?)? ?\|", line) for line in printed("bench_batch")]
     assert [one[1] for one in found if one] == [
-        "one device, 2 cells, profile smoke",
+        "one device, 1 cell, profile smoke",
         "whole batch, s",
         "its measurements and model loads, s",
         "its own cost, s",

@@ -356,6 +356,9 @@ def test_rows_are_read_as_they_are_written_and_one_that_fails_late_leaves_the_ol
     assert isinstance(done.exception, UsageError), repr(done.exception)
     assert "the query was refused: Invalid Input Error: late" in str(done.exception)
     assert (old.read_text(), sorted(here.glob(".old*"))) == ("kept", [])
+    # A stream that is still open would make DuckDB wait for ever here.
+    assert CliRunner().invoke(query, ["SELECT 1", "--db", "hwbench.duckdb"]).exit_code == 0
+    assert gated().exit_code == 0
 
 
 def test_json_without_a_row_is_an_empty_list() -> None:
