@@ -71,7 +71,7 @@ def test_a_default_report_shows_no_estimate(reported: Reported) -> None:
 
 def test_asked_for_they_are_apart_labelled_and_with_their_interval(reported: Reported) -> None:
     done = reported("--include-simulated")
-    assert "SIMULATED: 1 roofline estimates are included; nothing was measured" in done.stderr
+    assert "SIMULATED: 1 roofline estimate included; nothing was measured" in done.stderr
     found = page()
     assert "H100" not in found.text(simulated=False)
     apart = found.text(simulated=True)
