@@ -308,7 +308,9 @@ def _manifest(connection: DuckDBPyConnection, path: Path) -> dict[str, str]:
     )
     views = connection.execute("SELECT view_name FROM system.main.duckdb_views() WHERE NOT internal").fetchall()
     if ("main", "hwbench_migrations") in found:
-        raise StoreError(f"{path} is a warehouse", remedy="give what `hwbench gate` published from it")
+        raise StoreError(
+            f"{path} is a warehouse, not a published file", remedy="give what `hwbench gate` published from it"
+        )
     if ("main", "manifest") not in found:
         raise StoreError(f"{path} is not a file that hwbench published", remedy="name another one with --published")
     manifest = dict(connection.execute("SELECT key, value FROM manifest").fetchall())
