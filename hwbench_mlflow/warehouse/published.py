@@ -236,7 +236,8 @@ def is_published(path: Path) -> bool:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise UsageError where a publication would take the place of another file than one.
+    """Raise UsageError where a publication would take the place of another file than one, StoreError where somebody
+    writes to it: it may be anything.
 
     A damaged one, which DuckDB cannot open any more, is replaced: `hwbench gate` is what its reader is told to run.
     """
@@ -248,8 +249,10 @@ def refuse_foreign(path: Path) -> None:
         with path.open("rb") as stream:
             head = stream.read(12)
         ours = not head or (head[8:12] == b"DUCK" and _holds_a_publication(path))
-    except duckdb.Error:
-        return
+    except duckdb.Error as error:
+        if isinstance(why := _unreadable(path, error), Refused):
+            return
+        raise why from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: what is there cannot be read: {error.strerror or error}") from error
     if not ours:

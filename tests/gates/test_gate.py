@@ -300,6 +300,14 @@ def test_what_is_published_takes_the_place_of_nothing_else(here: Path) -> None:
         done = gated("--published", name)
         assert done.exit_code != 0, name
         assert isinstance(done.exception, UsageError), (name, repr(done.exception))
+    held = [sys.executable, "-c", "import duckdb; c = duckdb.connect('other.duckdb'); print(1, flush=True); input()"]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "1\n"
+        busy = gated("--published", "other.duckdb").exception
+        writer.communicate("\n", timeout=60)
+    assert isinstance(busy, StoreError)
+    assert f"other.duckdb is open for writing by process {writer.pid}" in str(busy)
     assert [(here / name).read_bytes() for name in kept] == before
 
 
