@@ -256,7 +256,7 @@ def refuse_foreign(path: Path) -> None:
     except OSError as error:
         raise StoreError(f"cannot write {path}: what is there cannot be read: {error.strerror or error}") from error
     if not ours:
-        raise UsageError(f"{path} is not a file that hwbench published: remove it, or name another with --published")
+        raise UsageError(f"{path} is not a file that hwbench published, and is kept: name another with --published")
 
 
 def _holds_a_publication(path: Path) -> bool:
